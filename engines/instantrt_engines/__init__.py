@@ -1,0 +1,1 @@
+"""ONNX to plan: builders for TensorRT and TensorRT-RTX."""

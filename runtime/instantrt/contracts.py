@@ -1,0 +1,265 @@
+"""The contracts of the ten networks: names, dtypes, symbolic shapes and meaning of every input and output.
+
+Declared once, here. The export names and shapes ONNX graphs after them, the engines take their profiles from them,
+the runtime allocates its buffers from them and the harness compares along them.
+
+Symbols in shapes: ``B`` slots, ``G`` guidance halves (1 or 2), ``H`` and ``W`` picture size in pixels, ``R`` prompts,
+``T`` timesteps, ``n`` faces. ``"H/8"`` is a symbol divided by a number. What DESIGN counts as ``N = G*B`` rows is
+written here as two axes ``[G, B, ...]``: the same bytes in the same order (row = g*B + b), but no axis is a product of
+two symbols, which neither torch.export nor a TensorRT profile can express.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+
+DType = Literal["net", "float32", "int32", "uint8"]
+Stage = Literal["prelude", "loop", "finale"]
+Precision = Literal["fp32", "fp16"]
+
+STEP_ROWS = 200  # 100 Heun steps are 199 network calls
+NOISE_ROWS = 100  # stochastic samplers take at most one row a step
+TINY68_CANDIDATES = 4  # faces that the small detector decodes at most per picture
+STEP_COLUMNS = ("input_scale", "guidance", "a", "b", "c", "s", "d", "e", "f", "control_scale")
+
+NET_DTYPES: dict[Precision, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+
+
+@dataclass(frozen=True)
+class Residual:
+    """One residual that IdentityNet adds to the UNet: ``channels`` feature maps at 1/``scale`` of the picture."""
+
+    channels: int
+    scale: int
+
+
+@dataclass(frozen=True)
+class ModelDims:
+    """The sizes of one InstantID checkpoint that contracts depend on; read off its weights and configs."""
+
+    text_width: int  # text_encoder's hidden width (SDXL 768)
+    text_width_2: int  # text_encoder_2's hidden width (SDXL 1280)
+    pooled_width: int  # width of the pooled text embedding (SDXL 1280)
+    token_width: int  # cross-attention width = text_width + text_width_2 (SDXL 2048)
+    face_tokens: int  # queries of the image projection (16)
+    face_embedding_width: int  # face encoder's output (antelopev2 512)
+    face_px: int  # side of the face encoder's aligned crop (antelopev2 112)
+    detector: str  # kind of face detector, a key of instantrt.prelude.detectors.DETECTORS
+    detector_px: int  # side of the face detector's square input (SCRFD 640)
+    encoder: str  # kind of face encoder, a key of instantrt.prelude.alignment.TEMPLATES
+    time_embedding_width: int  # SDXL 1280
+    control_channels: int  # channels of the control features (SDXL 320)
+    residuals: tuple[Residual, ...]  # down residuals in the UNet's order (SDXL 9)
+    mid_residual: Residual
+    adapter_scales: tuple[int, ...]  # picture scales at which the UNet has face attention (SDXL 16, 32)
+    text_tokens: int = 77
+    latent_channels: int = 4
+    vae_scale: int = 8
+
+    @property
+    def control_scales(self) -> tuple[int, ...]:
+        """Picture scales at which IdentityNet gives residuals, ascending (SDXL 8, 16, 32)."""
+        return tuple(sorted({r.scale for r in (*self.residuals, self.mid_residual)}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``bundle.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelDims:
+        """The inverse of :meth:`to_json`."""
+        fields = dict(data)
+        fields["residuals"] = tuple(Residual(**r) for r in fields["residuals"])
+        fields["mid_residual"] = Residual(**fields["mid_residual"])
+        fields["adapter_scales"] = tuple(fields["adapter_scales"])
+        return cls(**fields)
+
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named input or output of a network."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+    def resolve(self, symbols: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape in numbers, with ``symbols`` such as ``{"B": 1, "G": 2, "H": 1024, "W": 1024}``."""
+        return tuple(resolve_dim(d, symbols) for d in self.shape)
+
+    def numpy_dtype(self, precision: Precision) -> np.dtype[Any]:
+        """The element type in a bundle of that precision."""
+        return NET_DTYPES[precision] if self.dtype == "net" else np.dtype(self.dtype)
+
+    def size_bytes(self, symbols: Mapping[str, int], precision: Precision) -> int:
+        """Bytes of one such tensor."""
+        return prod(self.resolve(symbols)) * self.numpy_dtype(precision).itemsize
+
+
+@dataclass(frozen=True)
+class NetworkContract:
+    """What one network takes and gives, and when it runs."""
+
+    name: str
+    stage: Stage
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The free symbols of the inputs, in order of appearance."""
+        found = (d.partition("/")[0] for spec in self.inputs for d in spec.shape if isinstance(d, str))
+        return tuple(dict.fromkeys(found))
+
+    def input(self, name: str) -> TensorSpec:
+        """The input of that name."""
+        return next(s for s in self.inputs if s.name == name)
+
+
+def resolve_dim(dim: Dim, symbols: Mapping[str, int]) -> int:
+    """One axis in numbers: ``resolve_dim("H/8", {"H": 1024})`` is 128."""
+    if isinstance(dim, int):
+        return dim
+    symbol, _, divisor = dim.partition("/")
+    quotient, remainder = divmod(symbols[symbol], int(divisor or 1))
+    if remainder:
+        raise ValueError(f"{symbol}={symbols[symbol]} is not a multiple of {divisor}")
+    return quotient
+
+
+def _picture(scale: int) -> tuple[str, str]:
+    return (f"H/{scale}", f"W/{scale}") if scale > 1 else ("H", "W")
+
+
+def _residual_specs(dims: ModelDims) -> tuple[TensorSpec, ...]:
+    named = [(f"residual_{i}", r) for i, r in enumerate(dims.residuals)] + [("residual_mid", dims.mid_residual)]
+    return tuple(TensorSpec(name, "net", ("G", "B", r.channels, *_picture(r.scale))) for name, r in named)
+
+
+def _mask_specs(kind: str, scales: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(f"{kind}_mask_{s}", "net", ("B", 1, *_picture(s))) for s in scales)
+
+
+def _detector_heads(dims: ModelDims) -> tuple[TensorSpec, ...]:
+    """SCRFD gives raw heads, two anchors a cell; the small detector gives decoded candidate faces."""
+    if dims.detector == "tiny68":
+        return (
+            TensorSpec("scores", "float32", (TINY68_CANDIDATES,)),
+            TensorSpec("boxes", "float32", (TINY68_CANDIDATES, 4)),
+            TensorSpec("keypoints", "float32", (TINY68_CANDIDATES, 5, 2)),
+        )
+    cells = {stride: 2 * (dims.detector_px // stride) ** 2 for stride in (8, 16, 32)}
+    heads = {"scores": 1, "boxes": 4, "keypoints": 10}
+    return tuple(TensorSpec(f"{head}_{s}", "float32", (cells[s], width)) for head, width in heads.items() for s in cells)
+
+
+def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
+    """The ten networks of a checkpoint with these sizes, in the order in which a request runs them."""
+    latents = ("B", dims.latent_channels, *_picture(dims.vae_scale))
+    face_tokens = ("G", "B", dims.face_tokens, dims.token_width)
+    width = dims.time_embedding_width
+    step_inputs = (
+        TensorSpec("latents", "float32", latents),
+        TensorSpec("step", "int32", ("B",)),
+        TensorSpec("step_table", "float32", ("B", STEP_ROWS, len(STEP_COLUMNS))),
+        TensorSpec("time_embeddings", "net", ("B", STEP_ROWS, "G", width)),
+    )
+    control_features = TensorSpec("features", "net", ("B", dims.control_channels, *_picture(dims.vae_scale)))
+    contracts = (
+        NetworkContract(
+            "face_detector",
+            "prelude",
+            (TensorSpec("image", "uint8", (1, dims.detector_px, dims.detector_px, 3)),),
+            _detector_heads(dims),
+        ),
+        NetworkContract(
+            "face_encoder",
+            "prelude",
+            (TensorSpec("faces", "uint8", ("n", dims.face_px, dims.face_px, 3)),),
+            (TensorSpec("embedding", "float32", ("n", dims.face_embedding_width)),),
+        ),
+        NetworkContract(
+            "text_encoder",
+            "prelude",
+            (TensorSpec("input_ids", "int32", ("R", dims.text_tokens)),),
+            (TensorSpec("hidden_states", "net", ("R", dims.text_tokens, dims.text_width)),),
+        ),
+        NetworkContract(
+            "text_encoder_2",
+            "prelude",
+            (TensorSpec("input_ids", "int32", ("R", dims.text_tokens)),),
+            (
+                TensorSpec("hidden_states", "net", ("R", dims.text_tokens, dims.text_width_2)),
+                TensorSpec("pooled", "net", ("R", dims.pooled_width)),
+            ),
+        ),
+        NetworkContract(
+            "image_projection",
+            "prelude",
+            (TensorSpec("embedding", "float32", ("R", dims.face_embedding_width)),),
+            (TensorSpec("tokens", "net", ("R", dims.face_tokens, dims.token_width)),),
+        ),
+        NetworkContract(
+            "control_embedding",
+            "prelude",
+            (TensorSpec("image", "uint8", ("B", *_picture(1), 3)),),
+            (control_features,),
+        ),
+        NetworkContract(
+            "time_embedding",
+            "prelude",
+            (
+                TensorSpec("timesteps", "float32", ("T",)),
+                TensorSpec("pooled", "net", ("G", dims.pooled_width)),
+                TensorSpec("time_ids", "float32", ("G", 6)),
+            ),
+            (
+                TensorSpec("unet", "net", ("T", "G", width)),
+                TensorSpec("identitynet", "net", ("T", "G", width)),
+            ),
+        ),
+        NetworkContract(
+            "identitynet",
+            "loop",
+            (
+                *step_inputs,
+                TensorSpec("face_tokens", "net", face_tokens),
+                TensorSpec("control_features", "net", control_features.shape),
+                *_mask_specs("control", dims.control_scales),
+            ),
+            _residual_specs(dims),
+        ),
+        NetworkContract(
+            "unet",
+            "loop",
+            (
+                *step_inputs,
+                TensorSpec("history", "float32", latents),
+                TensorSpec("noise", "net", ("B", NOISE_ROWS, *latents[1:])),
+                TensorSpec("text_tokens", "net", ("G", "B", dims.text_tokens, dims.token_width)),
+                TensorSpec("face_tokens", "net", face_tokens),
+                *_mask_specs("adapter", dims.adapter_scales),
+                *_residual_specs(dims),
+            ),
+            (
+                TensorSpec("next_latents", "float32", latents),
+                TensorSpec("next_history", "float32", latents),
+                TensorSpec("next_step", "int32", ("B",)),
+            ),
+        ),
+        NetworkContract(
+            "vae_decoder",
+            "finale",
+            (TensorSpec("latents", "float32", latents),),
+            (TensorSpec("images", "uint8", ("B", *_picture(1), 3)),),
+        ),
+    )
+    return {c.name: c for c in contracts}

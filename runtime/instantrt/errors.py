@@ -1,0 +1,73 @@
+"""The one exception family for users' mistakes. Anything else that escapes is a bug and surfaces as one."""
+
+from __future__ import annotations
+
+
+class InstantRTError(Exception):
+    """Something the user can mend: says what was wrong, what was found and what to do.
+
+    Args:
+        what: the mistake, as one sentence without a full stop.
+        found: what was there instead of what was needed.
+        hint: what the user can do about it.
+    """
+
+    code = "error"
+
+    def __init__(self, what: str, *, found: str | None = None, hint: str | None = None) -> None:
+        self.what, self.found, self.hint = what, found, hint
+        parts = [what]
+        if found is not None:
+            parts.append(f"Found: {found}")
+        if hint is not None:
+            parts.append(f"To do: {hint}")
+        super().__init__("\n".join(parts))
+
+
+class RequestError(InstantRTError):
+    """A value of a request is out of range, unknown, or does not fit the bundle."""
+
+    code = "request"
+
+
+class PhotoError(InstantRTError):
+    """A photo cannot be read or is unusable."""
+
+    code = "photo"
+
+
+class NoFaceError(PhotoError):
+    """A readable photo in which no face was found."""
+
+    code = "no_face"
+
+
+class BundleError(InstantRTError):
+    """A bundle is incomplete, altered, or made for something else."""
+
+    code = "bundle"
+
+
+class CheckpointError(InstantRTError):
+    """A checkpoint is incomplete, inconsistent, or not what it is said to be."""
+
+    code = "checkpoint"
+
+
+class MissingExtraError(InstantRTError):
+    """A part of InstantRT was asked for whose optional packages are not installed."""
+
+    code = "missing_extra"
+
+    def __init__(self, purpose: str, extra: str, found: str) -> None:
+        super().__init__(
+            f"{purpose} needs packages that are not installed",
+            found=found,
+            hint=f'pip install "instantrt[{extra}]"',
+        )
+
+
+class CancelledError(InstantRTError):
+    """The caller cancelled the request between two steps."""
+
+    code = "cancelled"
