@@ -1,0 +1,45 @@
+# `make demo` and `make test` do all set-up themselves: a virtual environment, the nano checkpoint, its bundle.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+
+RUN = $(VENV)/bin/python
+INSTALLED = $(VENV)/.installed
+CHECKPOINT = $(OUT)/nano/checkpoint
+BUNDLE = $(OUT)/nano/bundle
+SOURCES = $(shell find runtime engines export -name '*.py' -o -name '*.onnx')
+
+.PHONY: demo test check test-slow bench-cpu bundle clean
+
+demo: $(BUNDLE)/bundle.json
+	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
+
+test: check
+	$(RUN) -m pytest
+
+check: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(RUN) -m mypy
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow
+
+bench-cpu: $(BUNDLE)/bundle.json
+	$(RUN) -m instantrt_bench.cpu $(BUNDLE) $(CHECKPOINT) --out $(OUT)/bench-cpu
+
+bundle: $(BUNDLE)/bundle.json
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(CHECKPOINT)/model_index.json: $(INSTALLED) $(SOURCES)
+	$(RUN) -m instantrt_export.nano $(CHECKPOINT)
+
+$(BUNDLE)/bundle.json: $(CHECKPOINT)/model_index.json
+	$(VENV)/bin/instantrt export $(CHECKPOINT) --out $(BUNDLE)
+
+clean:
+	rm -rf $(OUT) dist build

@@ -1,0 +1,5 @@
+"""`python -m instantrt.cli`."""
+
+from instantrt.cli import main
+
+raise SystemExit(main())

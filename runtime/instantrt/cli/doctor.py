@@ -1,0 +1,105 @@
+"""`instantrt doctor`: what this machine can do, and what is missing for the rest."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from instantrt.cli.common import print_json
+
+HELP = "what this machine can do, and what is missing for the rest"
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Something InstantRT can do, the distributions it needs, and the extra that installs them."""
+
+    name: str
+    distributions: tuple[str, ...]
+    extra: str
+    needs_gpu: bool = False
+
+
+ABILITIES = (
+    Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu"),
+    Ability("generate on NVIDIA GPUs (onnxruntime)", ("onnxruntime-gpu",), "cuda", needs_gpu=True),
+    Ability(
+        "export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors"), "export"
+    ),
+    Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether an ability is there, and if not, why and what to do."""
+
+    name: str
+    ready: bool
+    found: dict[str, str]
+    missing: tuple[str, ...]
+    hint: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Look and report. Never fails because something is missing."""
+    machine = machine_facts()
+    findings = [examine(ability, machine["cuda_driver"] is not None) for ability in ABILITIES]
+    if args.json:
+        print_json({"machine": machine, "abilities": [asdict(f) for f in findings]})
+        return
+    for name, value in machine.items():
+        print(f"{name:<14} {value if value is not None else 'none'}")
+    print()
+    for finding in findings:
+        found = ", ".join(f"{name} {number}" for name, number in finding.found.items())
+        print(f"{'yes' if finding.ready else 'no ':<4} {finding.name}" + (f"  ({found})" if finding.ready else ""))
+        if not finding.ready:
+            print(f"       missing: {', '.join(finding.missing)}" + (f"; {finding.hint}" if finding.hint else ""))
+
+
+def machine_facts() -> dict[str, Any]:
+    """Python, platform, processors and the CUDA driver's version, None without one."""
+    return {
+        "instantrt": version("instantrt"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_threads": os.cpu_count(),
+        "cuda_driver": cuda_driver_version(),
+    }
+
+
+def cuda_driver_version() -> str | None:
+    """The CUDA version that the installed driver supports, or None if there is no driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int(0)
+    if driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def examine(ability: Ability, has_gpu: bool) -> Finding:
+    """Check one ability's distributions, and the driver where it needs one."""
+    found, missing = {}, []
+    for name in ability.distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    hint = f'pip install "instantrt[{ability.extra}]"' if missing else None
+    if ability.needs_gpu and not has_gpu:
+        missing.append("an NVIDIA driver (libcuda.so.1)")
+    return Finding(ability.name, not missing, found, tuple(missing), hint)

@@ -1,0 +1,123 @@
+"""The host as a device: buffers are numpy arrays, a stream runs at once, a graph is the recorded list of calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from instantrt.device import Array, Buffer
+
+Call = Callable[[], None]
+
+
+class HostBuffer:
+    """A C-contiguous numpy array behind the :class:`instantrt.device.Buffer` protocol."""
+
+    def __init__(self, array: Array) -> None:
+        if not array.flags.c_contiguous:
+            raise ValueError(f"a buffer must be contiguous, got strides {array.strides} for shape {array.shape}")
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+        return self.array.dtype
+
+    @property
+    def address(self) -> int:
+        """Address of the first element in host memory."""
+        return int(self.array.ctypes.data)
+
+    def at(self, *index: int) -> HostBuffer:
+        """The contiguous part at these leading indices."""
+        return HostBuffer(self.array[index])
+
+    def rows(self, count: int) -> HostBuffer:
+        """The first ``count`` entries of the leading axis."""
+        return HostBuffer(self.array[:count])
+
+
+class HostStream:
+    """Runs what is submitted at once, or records it while a graph is being captured."""
+
+    def __init__(self) -> None:
+        self._recording: list[Call] | None = None
+
+    def submit(self, call: Call) -> None:
+        """Run ``call`` now, or record it."""
+        if self._recording is None:
+            call()
+        else:
+            self._recording.append(call)
+
+    def record(self, work: Call) -> tuple[Call, ...]:
+        """The calls that ``work`` submits, none of them run."""
+        if self._recording is not None:
+            raise RuntimeError("a capture is already under way on this stream")
+        self._recording = []
+        try:
+            work()
+            return tuple(self._recording)
+        finally:
+            self._recording = None
+
+
+class HostGraph:
+    """A recorded list of calls."""
+
+    def __init__(self, calls: tuple[Call, ...]) -> None:
+        self._calls = calls
+
+    def launch(self) -> None:
+        """Run the calls in the order in which they were recorded."""
+        for call in self._calls:
+            call()
+
+
+class HostDevice:
+    """Host memory and the calling thread."""
+
+    def __init__(self) -> None:
+        self.stream = HostStream()
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostBuffer:
+        """A zero-filled buffer."""
+        return HostBuffer(np.zeros(shape, dtype))
+
+    def upload(self, source: Array, destination: Buffer) -> None:
+        """Host array to buffer; shapes and dtypes must agree."""
+        target = _array(destination)
+        if source.shape != target.shape or source.dtype != target.dtype:
+            raise ValueError(
+                f"cannot upload {source.dtype}{list(source.shape)} into {target.dtype}{list(target.shape)}"
+            )
+        np.copyto(target, source)
+
+    def download(self, source: Buffer) -> Array:
+        """A fresh array with the buffer's contents."""
+        return _array(source).copy()
+
+    def copy(self, source: Buffer, destination: Buffer) -> None:
+        """Buffer to buffer on the stream."""
+        target, array = _array(destination), _array(source)
+        self.stream.submit(lambda: np.copyto(target, array))
+
+    def capture(self, work: Call) -> HostGraph:
+        """Record what ``work`` puts on the stream, without running it."""
+        return HostGraph(self.stream.record(work))
+
+    def close(self) -> None:
+        """Nothing to free: numpy arrays go with their last reference."""
+
+
+def _array(buffer: Buffer) -> Array:
+    if not isinstance(buffer, HostBuffer):
+        raise TypeError(f"expected a buffer of the host device, got {type(buffer).__name__}")
+    return buffer.array
