@@ -1,0 +1,136 @@
+"""The five torch networks of a checkpoint: opened by config and header, checked, and loaded when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from instantrt.errors import CheckpointError
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from instantrt_export.weights import Shape, WeightFiles, find_weights, read_json
+
+CLASSES: dict[str, Any] = {
+    "unet": UNet2DConditionModel,
+    "identitynet": ControlNetModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+# Attention of VAEs saved before diffusers 0.15; diffusers renames it while loading.
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One torch network on disk. ``skeleton`` is the module on the meta device: structure and shapes, no weights."""
+
+    name: str
+    folder: Path
+    files: WeightFiles
+    skeleton: nn.Module
+
+    @property
+    def config(self) -> Any:
+        """The library's config object, defaults filled in."""
+        return self.skeleton.config
+
+    @classmethod
+    def open(cls, name: str, folder: Path) -> Component:
+        """Reads config and headers, no weights.
+
+        Raises:
+            CheckpointError: a file is missing or unreadable, or the config describes something else.
+        """
+        config_path = folder / "config.json"
+        _check_class(name, config_path)
+        stem = "model" if name in _TEXT_ENCODERS else "diffusion_pytorch_model"
+        return cls(name, folder, find_weights(folder, stem), _skeleton(name, config_path))
+
+    def problems(self) -> list[str]:
+        """Every weight that is missing, unexpected or misshapen, one sentence each."""
+        found = {_canonical(self.name, n): s for n, s in self.files.shapes.items()}
+        wanted = {_canonical(self.name, n): tuple(t.shape) for n, t in self.skeleton.state_dict().items()}
+        if self.name in _TEXT_ENCODERS:  # a buffer that older versions of transformers saved
+            found = {n: s for n, s in found.items() if not n.endswith("position_ids")}
+            wanted = {n: s for n, s in wanted.items() if not n.endswith("position_ids")}
+        return compare_shapes(self.files.path, found, wanted)
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        """The network with its weights, on the CPU, in eval mode."""
+        options = {"local_files_only": True, "use_safetensors": True, "variant": self.files.variant}
+        with _no_progress_bars():
+            if self.name in _TEXT_ENCODERS:  # the option for the dtype has another name in every version
+                module: nn.Module = CLASSES[self.name].from_pretrained(self.folder, **options).to(dtype)
+            else:
+                module = CLASSES[self.name].from_pretrained(self.folder, torch_dtype=dtype, **options)
+        return module.eval().requires_grad_(False)
+
+
+def compare_shapes(path: Path, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:
+    """Every difference between the weights in a file and those needed, one sentence each."""
+    missing = [f"{path}: missing {n} {list(s)}" for n, s in wanted.items() if n not in found]
+    unexpected = [f"{path}: unexpected {n} {list(s)}" for n, s in found.items() if n not in wanted]
+    misshapen = [
+        f"{path}: {n} is {list(found[n])}, needed {list(s)}"
+        for n, s in wanted.items()
+        if n in found and tuple(found[n]) != tuple(s)
+    ]
+    return missing + unexpected + misshapen
+
+
+def _check_class(name: str, config_path: Path) -> None:
+    """diffusers names a class, transformers a list of architectures; either must be the one that is needed."""
+    config = read_json(config_path)
+    needed = CLASSES[name].__name__
+    named = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or [needed]
+    if needed not in named:
+        raise CheckpointError(f"{config_path} describes no {needed}", found=", ".join(map(str, named)))
+
+
+def _skeleton(name: str, config_path: Path) -> nn.Module:
+    cls = CLASSES[name]
+    try:
+        with torch.device("meta"):
+            if name in _TEXT_ENCODERS:
+                module = cls(cls.config_class.from_pretrained(config_path.parent))
+            else:
+                module = cls.from_config(cls.load_config(config_path))
+    # A config can make a constructor fail in any way; all of them mean the same to the user.
+    except Exception as error:
+        raise CheckpointError(f"{config_path}: no {cls.__name__} can be built from it", found=str(error)) from error
+    skeleton: nn.Module = module
+    return skeleton
+
+
+def _canonical(name: str, weight: str) -> str:
+    """A weight's name whichever version of the libraries saved it."""
+    if name in _TEXT_ENCODERS:
+        return weight.removeprefix("text_model.")
+    if name == "vae":
+        for old, new in _OLD_ATTENTION.items():
+            weight = weight.replace(old, new)
+    return weight
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """The libraries draw bars even into pipes; the commands show their own progress."""
+    loggings = (diffusers.utils.logging, transformers.utils.logging)
+    shown = [logging for logging in loggings if logging.is_progress_bar_enabled()]
+    for logging in shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Torch modules of InstantID that no library ships."""
