@@ -178,11 +178,11 @@ class DenoiseLoop:
 
     def _put(self, name: str, array: Array, *index: int) -> None:
         buffer = self._buffers[name].at(*index)
-        self._device.upload(np.ascontiguousarray(array, buffer.dtype), buffer)
+        self._device.upload(np.asarray(array, buffer.dtype, order="C"), buffer)
 
     def _put_rows(self, name: str, array: Array, slot: int) -> None:
         buffer = self._buffers[name].at(slot).rows(len(array))
-        self._device.upload(np.ascontiguousarray(array, buffer.dtype), buffer)
+        self._device.upload(np.asarray(array, buffer.dtype, order="C"), buffer)
 
 
 def _buffer_name(network: str, tensor: str) -> str:

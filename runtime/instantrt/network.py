@@ -39,7 +39,7 @@ class Network:
         symbols = self._symbols(inputs)
         buffers = self._bind(symbols)
         for spec in self._contract.inputs:
-            array = np.ascontiguousarray(inputs[spec.name], buffers[spec.name].dtype)
+            array = np.asarray(inputs[spec.name], buffers[spec.name].dtype, order="C")
             self._device.upload(array, buffers[spec.name])
         self._engine.enqueue(self._device.stream)
         return {spec.name: self._device.download(buffers[spec.name]) for spec in self._contract.outputs}

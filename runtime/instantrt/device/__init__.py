@@ -59,7 +59,10 @@ class Graph(Protocol):
 class Device(Protocol):
     """Allocates, copies and captures."""
 
-    stream: Stream
+    @property
+    def stream(self) -> Stream:
+        """The one stream on which the device's work runs."""
+        ...
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Buffer:
         """A zero-filled buffer."""

@@ -37,7 +37,8 @@ class HostBuffer:
 
     def at(self, *index: int) -> HostBuffer:
         """The contiguous part at these leading indices."""
-        return HostBuffer(self.array[index])
+        key: tuple[Any, ...] = (*index, ...)  # the ellipsis makes even a single element an array, not a scalar
+        return HostBuffer(self.array[key])
 
     def rows(self, count: int) -> HostBuffer:
         """The first ``count`` entries of the leading axis."""

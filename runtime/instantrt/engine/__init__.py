@@ -33,8 +33,15 @@ class Engine(Protocol):
 class Target(Protocol):
     """Makes engines from a bundle's networks and owns the device that they run on."""
 
-    name: str
-    device: Device
+    @property
+    def name(self) -> str:
+        """The target's name, as on the command line."""
+        ...
+
+    @property
+    def device(self) -> Device:
+        """Where the engines' buffers live."""
+        ...
 
     def load(self, network: str, symbols: Mapping[str, int]) -> Engine:
         """An engine for ``network`` with these contract symbols fixed; those not named stay free."""

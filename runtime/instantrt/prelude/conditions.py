@@ -72,7 +72,8 @@ class Conditions:
 
     def control_features(self, control_image: npt.NDArray[np.uint8]) -> Array:
         """Features [channels, H/8, W/8] of a keypoint picture u8 [H, W, 3]."""
-        return self._control_embedding({"image": control_image[None]})["features"][0]
+        features: Array = self._control_embedding({"image": control_image[None]})["features"][0]
+        return features
 
     def time_embeddings(self, table: StepTable, pooled: Array, width: int, height: int) -> dict[str, Array]:
         """One time embedding [n, G, width] per row of the table, for ``unet`` and ``identitynet``."""
@@ -91,7 +92,8 @@ class Conditions:
         return self._image_projection({"embedding": zeros})["tokens"]
 
     def _tokenize(self, prompts: list[str]) -> tuple[list[Array], tuple[str, ...]]:
-        ids, lost = [], {}
+        ids: list[Array] = []
+        lost: dict[str, None] = {}  # each lost text once, in order
         for tokenizer in self._tokenizers:
             encoded = [tokenizer.encode(text) for text in prompts]
             ids.append(np.stack([e.ids for e in encoded]))

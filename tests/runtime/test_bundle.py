@@ -1,0 +1,154 @@
+"""A bundle that is incomplete, altered or foreign is refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doubles.small import DIMS
+from instantrt.bundle import MANIFEST, Bundle, Manifest, PictureSizes, write_manifest
+from instantrt.contracts import Residual, network_contracts
+from instantrt.errors import BundleError, RequestError
+
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "bundle"
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "onnx/unet.onnx").write_bytes(b"graph" * 100)
+    (folder / "onnx/unet.onnx.data").write_bytes(b"weights" * 1000)
+    manifest = Manifest(
+        dims=DIMS,
+        precision="fp32",
+        sizes=PictureSizes((128, 128), (64, 64), (256, 192)),
+        slots=(1, 4),
+        halves=(1, 2),
+        scheduler=SCHEDULER,
+        force_zeros_for_empty_prompt=True,
+        networks={"unet": "onnx/unet.onnx"},
+        made_by={"torch": "2"},
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = bundle / MANIFEST
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_a_manifest_survives_the_round_trip(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    assert opened.dims == DIMS
+    assert set(opened.manifest.files) == {"onnx/unet.onnx", "onnx/unet.onnx.data"}
+    assert opened.onnx("unet") == bundle / "onnx/unet.onnx"
+    again = Manifest.from_json(opened.manifest.to_json())
+    assert again == opened.manifest
+
+
+def test_no_folder_and_no_manifest_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such folder"):
+        Bundle.open(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="interrupted"):
+        Bundle.open(tmp_path)
+
+
+def test_all_missing_and_truncated_files_are_listed(bundle: Path) -> None:
+    (bundle / "onnx/unet.onnx").unlink()
+    (bundle / "onnx/unet.onnx.data").write_bytes(b"weights")
+    with pytest.raises(BundleError) as error:
+        Bundle.open(bundle)
+    assert "onnx/unet.onnx is missing" in str(error.value)
+    assert "onnx/unet.onnx.data has 7 bytes instead of 7000" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["onnx/unet.onnx", "onnx/unet.onnx.data"])
+def test_a_flipped_byte_is_found_when_the_network_is_used(bundle: Path, name: str) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(bytes(data))
+    opened = Bundle.open(bundle)
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        opened.onnx("unet")
+
+
+def test_a_network_that_was_not_exported_names_the_command(bundle: Path) -> None:
+    with pytest.raises(BundleError, match="--only vae_decoder"):
+        Bundle.open(bundle).onnx("vae_decoder")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=99), "format 99"),
+        (lambda d: d.pop("dims"), "KeyError: 'dims'"),
+        (lambda d: d["dims"].update(wings=2), "wings"),
+    ],
+)
+def test_an_unreadable_manifest_says_why(bundle: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(bundle)
+
+
+def test_a_manifest_that_is_no_json_says_so(bundle: Path) -> None:
+    (bundle / MANIFEST).write_text("{")
+    with pytest.raises(BundleError, match="cannot be read as a manifest"):
+        Bundle.open(bundle)
+
+
+def test_sizes_are_multiples_of_64_within_the_range() -> None:
+    sizes = PictureSizes((128, 128), (64, 64), (256, 192))
+    for width, height in ((64, 64), (128, 192), (256, 64)):
+        sizes.check(width, height)
+    with pytest.raises(RequestError, match="use 128x192"):
+        sizes.check(130, 200)
+    with pytest.raises(RequestError, match="64x64 to 256x192"):
+        sizes.check(192, 256)
+    with pytest.raises(RequestError, match="multiples of 64"):
+        sizes.check(0, 64)
+
+
+def test_sdxl_contracts_have_the_shapes_of_the_published_networks() -> None:
+    down = [(320, 8)] * 3 + [(320, 16), (640, 16), (640, 16), (640, 32), (1280, 32), (1280, 32)]
+    sdxl = replace(
+        DIMS,
+        token_width=2048,
+        text_width=768,
+        text_width_2=1280,
+        pooled_width=1280,
+        time_embedding_width=1280,
+        control_channels=320,
+        detector="scrfd",
+        detector_px=640,
+        residuals=tuple(Residual(c, s) for c, s in down),
+        mid_residual=Residual(1280, 32),
+    )
+    contracts = network_contracts(sdxl)
+    assert len(contracts) == 10
+    symbols = {"B": 2, "G": 2, "H": 1024, "W": 768}
+    unet = {s.name: s.resolve(symbols) for s in contracts["unet"].inputs}
+    assert unet["residual_8"] == (2, 2, 1280, 32, 24)
+    assert unet["text_tokens"] == (2, 2, 77, 2048)
+    assert unet["adapter_mask_32"] == (2, 1, 32, 24)
+    heads = {s.name: s.shape for s in contracts["face_detector"].outputs}
+    assert heads["scores_8"] == (12800, 1)
+    assert heads["keypoints_32"] == (800, 10)

@@ -1,0 +1,196 @@
+"""The step loop on a target whose two networks are a few lines of numpy, so that every number can be foretold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from doubles.small import DIMS
+from instantrt.contracts import NetworkContract, Residual, network_contracts
+from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
+from instantrt.device import Buffer, Stream
+from instantrt.device.host import HostBuffer, HostDevice
+from instantrt.errors import CancelledError
+from instantrt.samplers import StepTable
+
+RNG = np.random.default_rng()
+A, B, C, S, D, E, F = range(2, 9)
+
+
+class LinearEngine:
+    """identitynet: residual = control_scale * mask * latents' mean; unet: eps = latents + residual, then the maps."""
+
+    def __init__(self, contract: NetworkContract) -> None:
+        self.contract = contract
+        self.busy_ns = 0
+        self.runs = 0
+        self.closed = False
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        assert isinstance(buffer, HostBuffer)
+        self._arrays[name] = buffer.array
+
+    def enqueue(self, stream: Stream) -> None:
+        stream.submit(self._run)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _run(self) -> None:
+        self.runs += 1
+        x = self._arrays
+        rows = x["step_table"][np.arange(len(x["step"])), x["step"]]
+        if self.contract.name == "identitynet":
+            scale = rows[:, -1, None, None, None] * x["control_mask_32"].mean((1, 2, 3), keepdims=True)
+            x["residual_mid"][:] = scale * x["latents"].mean((1, 2, 3), keepdims=True)
+            return
+        column = [rows[:, i, None, None, None] for i in range(rows.shape[1])]
+        eps = x["latents"] * column[0] + x["residual_mid"][-1].mean((1, 2, 3), keepdims=True)
+        noise = x["noise"][np.arange(len(x["step"])), np.minimum(x["step"], 99)]
+        x["next_history"][:] = column[D] * x["latents"] + column[E] * eps + column[F] * x["history"]
+        x["next_latents"][:] = column[A] * x["latents"] + column[B] * eps + column[C] * x["history"] + column[S] * noise
+        x["next_step"][:] = x["step"] + 1
+
+
+class LinearTarget:
+    name = "linear"
+
+    def __init__(self) -> None:
+        self.device = HostDevice()
+        self.engines: list[LinearEngine] = []
+
+    def load(self, network: str, symbols: Mapping[str, int]) -> LinearEngine:
+        self.engines.append(LinearEngine(network_contracts(DIMS)[network]))
+        return self.engines[-1]
+
+    def close(self) -> None:
+        pass
+
+
+def random_slot(rows: int, halves: int = 2) -> SlotInputs:
+    table = StepTable(
+        rows=RNG.uniform(-0.7, 0.7, (rows, 10)).astype(np.float32),
+        timesteps=np.arange(rows, dtype=np.float32),
+        init_noise_sigma=1.0,
+        noise_draws=min(rows, 100),
+    )
+
+    def random(*shape: int) -> np.ndarray:
+        return RNG.standard_normal(shape).astype(np.float32)
+
+    masks = {f"control_mask_{s}": random(128 // s, 128 // s) for s in (8, 16, 32)}
+    masks |= {f"adapter_mask_{s}": random(128 // s, 128 // s) for s in (16, 32)}
+    return SlotInputs(
+        table=table,
+        latents=random(4, 16, 16),
+        noise=random(min(rows, 100), 4, 16, 16),
+        time_embeddings_unet=random(rows, halves, 256),
+        time_embeddings_identitynet=random(rows, halves, 256),
+        text_tokens=random(halves, 77, 128),
+        face_tokens=random(halves, 16, 128),
+        control_features=random(64, 16, 16),
+        masks=masks,
+    )
+
+
+def expected_latents(slot: SlotInputs) -> np.ndarray:
+    """The loop written out for one slot."""
+    x, h = slot.latents, np.zeros_like(slot.latents)
+    for i, row in enumerate(slot.table.rows):
+        eps = x * row[0] + row[-1] * slot.masks["control_mask_32"].mean() * x.mean()
+        z = slot.noise[min(i, 99)]
+        x, h = row[A] * x + row[B] * eps + row[C] * h + row[S] * z, row[D] * x + row[E] * eps + row[F] * h
+    return x
+
+
+def make_loop(slots: int = 1, halves: int = 2) -> tuple[DenoiseLoop, LinearTarget]:
+    target = LinearTarget()
+    return DenoiseLoop(target, DIMS, "fp32", LoopShape(slots, halves, 128, 128)), target
+
+
+@pytest.mark.parametrize("rows", [1, 4, 99, 199, 200])
+@pytest.mark.parametrize("halves", [1, 2])
+def test_the_loop_applies_every_row_of_the_table_in_order(rows: int, halves: int) -> None:
+    loop, target = make_loop(halves=halves)
+    slot = random_slot(rows, halves)
+    loop.load_slot(0, slot)
+    times = loop.run(rows)
+    np.testing.assert_allclose(loop.latents()[0], expected_latents(slot), rtol=1e-4, atol=1e-6)
+    assert [engine.runs for engine in target.engines] == [rows, rows]
+    assert len(times.call_ms) == len(times.overhead_us) == rows
+
+
+def test_capturing_runs_nothing() -> None:
+    _, target = make_loop()
+    assert [engine.runs for engine in target.engines] == [0, 0]
+
+
+def test_slots_with_different_tables_and_step_counts_do_not_touch_each_other() -> None:
+    slots = [random_slot(rows) for rows in (4, 31, 10)]
+    loop, _ = make_loop(slots=3)
+    for index, slot in enumerate(slots):
+        loop.load_slot(index, slot)
+    loop.run(31)
+    together = loop.latents()
+    for index, slot in enumerate(slots):
+        np.testing.assert_allclose(together[index], expected_latents(slot), rtol=1e-4, atol=1e-6)
+
+
+def test_a_new_slot_can_join_at_a_step_boundary() -> None:
+    first, second = random_slot(9), random_slot(5)
+    loop, _ = make_loop(slots=2)
+    loop.load_slot(0, first)
+    loop.load_slot(1, random_slot(3))
+    loop.run(4)
+    loop.load_slot(1, second)
+    loop.run(5)
+    np.testing.assert_allclose(loop.latents()[0], expected_latents(first), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(loop.latents()[1], expected_latents(second), rtol=1e-4, atol=1e-6)
+
+
+def test_a_request_leaves_nothing_behind_for_the_next() -> None:
+    loop, _ = make_loop()
+    loop.load_slot(0, random_slot(100))
+    loop.run(100)
+    slot = random_slot(4)
+    loop.load_slot(0, slot)
+    loop.run(4)
+    np.testing.assert_allclose(loop.latents()[0], expected_latents(slot), rtol=1e-4, atol=1e-6)
+
+
+def test_progress_is_told_after_every_call_and_cancelling_stops_before_the_next() -> None:
+    loop, target = make_loop()
+    loop.load_slot(0, random_slot(10))
+    told: list[tuple[int, int]] = []
+    with pytest.raises(CancelledError, match="3 of 10 calls done"):
+        loop.run(10, lambda done, total: told.append((done, total)), lambda: len(told) == 3)
+    assert told == [(1, 10), (2, 10), (3, 10)]
+    assert target.engines[0].runs == 3
+
+
+def test_time_embeddings_must_match_the_table() -> None:
+    slot = random_slot(5)
+    wrong = SlotInputs(**{**vars(slot), "time_embeddings_unet": slot.time_embeddings_unet[:4]})
+    loop, _ = make_loop()
+    with pytest.raises(ValueError, match="4 time embeddings for 5 rows"):
+        loop.load_slot(0, wrong)
+
+
+def test_closing_closes_both_engines_and_may_be_repeated() -> None:
+    loop, target = make_loop()
+    loop.close()
+    loop.close()
+    assert all(engine.closed for engine in target.engines)
+
+
+def test_residuals_flow_between_engines_without_a_copy() -> None:
+    _, target = make_loop()
+    identitynet, unet = target.engines
+    for index in range(len(DIMS.residuals)):
+        name = f"residual_{index}"
+        assert identitynet._arrays[name] is unet._arrays[name]
+    assert identitynet._arrays["latents"] is unet._arrays["latents"]
+    assert DIMS.mid_residual == Residual(96, 32)
