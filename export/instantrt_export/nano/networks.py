@@ -49,7 +49,7 @@ def unet(seed: int) -> nn.Module:
     )
     fill_with_random(model, "unet", seed)
     _scale(model, "conv_out.weight", 0.7)
-    pass_latents_through(model, share=0.8)
+    pass_latents_through(model, share=1.2)
     return model
 
 

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 # Layers that end a residual branch, and IdentityNet's outputs: smaller, so that depth does not blow up the sums.
-_BRANCH_ENDS = ("conv2", "to_out.0", "ff.net.2", "proj_out", "fc2", "out_proj", "1.3", "controlnet_down_blocks")
+_BRANCH_ENDS = ("conv2", "to_out.0", "ff.net.2", "proj_out", "fc2", "out_proj", "1.3")
+_RESIDUALS = ("controlnet_down_blocks", "controlnet_mid_block")
 _BRANCH_GAIN = 0.5
 # Queries and keys: larger, so that attention differs from a plain mean.
 _ATTENTION = ("to_q", "to_k", "to_k_ip", "to_kv", "q_proj", "k_proj")
 _ATTENTION_GAIN = 1.7
+# The control picture's convolutions: each SiLU about halves small numbers, and there are seven in a row.
+_CONTROL_PICTURE, _CONTROL_PICTURE_GAIN = "controlnet_cond_embedding", 1.8
 
 
 def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
@@ -41,7 +44,9 @@ def seeded_normal(shape: torch.Size | tuple[int, ...], label: str, seed: int) ->
 def _gain(layer: str) -> float:
     if layer.endswith(_ATTENTION):
         return _ATTENTION_GAIN
-    return _BRANCH_GAIN if layer.endswith(_BRANCH_ENDS) or "controlnet_down_blocks" in layer else 1.0
+    if layer.startswith(_CONTROL_PICTURE):
+        return _CONTROL_PICTURE_GAIN
+    return _BRANCH_GAIN if layer.endswith(_BRANCH_ENDS) or layer.startswith(_RESIDUALS) else 1.0
 
 
 def pass_latents_through(unet: nn.Module, share: float) -> None:
