@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from instantrt.noise import TorchGenerator
 
 # torch's scalar kernel, used on processors without AVX2, rounds angles differently (see instantrt.noise).
