@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from instantrt.errors import CheckpointError
 from safetensors import safe_open
 from torch import Tensor
 
+from instantrt.errors import CheckpointError
 from instantrt_export.modules.resampler import HEAD_WIDTH, Resampler, ResamplerShape
 from instantrt_export.weights import Shape, read_shapes
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from instantrt.contracts import ModelDims
-from instantrt.errors import CheckpointError
 from torch import Tensor, nn
 
+from instantrt.contracts import ModelDims
+from instantrt.errors import CheckpointError
 from instantrt_export.adapter import (
     FACE_ATTENTION,
     IMAGE_PROJECTION,

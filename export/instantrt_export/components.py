@@ -12,10 +12,10 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from instantrt.errors import CheckpointError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from instantrt.errors import CheckpointError
 from instantrt_export.weights import Shape, WeightFiles, find_weights, read_json
 
 CLASSES: dict[str, Any] = {

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from instantrt.contracts import ModelDims, Residual
 from torch import nn
 
+from instantrt.contracts import ModelDims, Residual
 from instantrt_export.adapter import FaceAttentionSite
 from instantrt_export.components import Component
 from instantrt_export.faces.graphs import FaceModels

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+
 from instantrt.errors import CheckpointError
+from instantrt_export.faces.graphs import FACE_MODELS
 
 Location = str | Path
 
@@ -17,7 +19,6 @@ IDENTITYNET_FOLDER = "ControlNetModel"
 ADAPTER_FILES = ("ip-adapter.safetensors", "ip-adapter.bin")
 FACE_FOLDERS = ("antelopev2", "faces")
 
-_FACE_FILES = ("scrfd_10g_bnkps.onnx", "glintr100.onnx", "tiny_face_68.onnx", "dlib_resnet_128.onnx")
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _PLAIN_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _FP16_WEIGHTS = ("*.fp16.safetensors", "*.fp16-*-of-*.safetensors", "*.safetensors.index.fp16.json")
@@ -137,7 +138,7 @@ def _identitynet_patterns() -> tuple[str, ...]:
 
 def _face_patterns() -> tuple[str, ...]:
     # In the hub's patterns * runs across folders, so files at the root can only be named in full.
-    return (*_FACE_FILES, *(f"{name}/*.onnx" for name in FACE_FOLDERS))
+    return (*FACE_MODELS, *(f"{name}/*.onnx" for name in FACE_FOLDERS))
 
 
 def _find_identitynet(root: Path) -> Path | None:

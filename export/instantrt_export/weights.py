@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instantrt.errors import CheckpointError
 from safetensors import SafetensorError, safe_open
+
+from instantrt.errors import CheckpointError
 
 Shape = tuple[int, ...]
 

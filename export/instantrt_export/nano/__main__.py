@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from instantrt.errors import InstantRTError
-
 from instantrt_export.nano.maker import make_nano
 
 

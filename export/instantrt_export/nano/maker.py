@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from instantrt.errors import CheckpointError
 from safetensors.torch import save_file
 from torch import nn
 
+from instantrt.errors import CheckpointError
 from instantrt_export.nano import networks
 from instantrt_export.nano.tokenizer import END, write_tokenizer
 

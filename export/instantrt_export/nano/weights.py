@@ -37,7 +37,8 @@ def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
 
 def seeded_normal(shape: torch.Size | tuple[int, ...], label: str, seed: int) -> Tensor:
     """Standard normal float32 numbers from torch's CPU generator."""
-    generator = torch.Generator("cpu").manual_seed(seed << 32 | zlib.crc32(label.encode()))
+    digest = zlib.crc32(f"{seed} {label}".encode())  # torch's CPU generator uses the lower 32 bits of a seed only
+    generator = torch.Generator("cpu").manual_seed(digest)
     return torch.randn(shape, generator=generator)
 
 
