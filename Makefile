@@ -36,10 +36,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(CHECKPOINT)/model_index.json: $(INSTALLED) $(SOURCES)
+	rm -rf $(CHECKPOINT)
 	$(RUN) -m instantrt_export.nano $(CHECKPOINT)
 
 $(BUNDLE)/bundle.json: $(CHECKPOINT)/model_index.json
-	$(VENV)/bin/instantrt export $(CHECKPOINT) --out $(BUNDLE)
+	$(VENV)/bin/instantrt export $(CHECKPOINT) --out $(BUNDLE) --min-size 64x64 --max-size 256x256
 
 clean:
 	rm -rf $(OUT) dist build
