@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,7 @@ class Reference:
         identitynet: the ControlNet that is fed with face tokens.
         image_projection: face embedding ``[R, 1, width]`` to face tokens ``[R, 16, token width]``.
         face_attention: the UNet's face-attention processors.
+        scheduler_config: the checkpoint's ``scheduler_config.json``, from which every sampler's scheduler is made.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Reference:
         identitynet: ControlNetModel,
         image_projection: IPAdapterPlusImageProjection,
         face_attention: Sequence[FaceAttention],
+        scheduler_config: Mapping[str, Any],
     ) -> None:
         self.pipeline = pipeline
         self.unet = pipeline.unet
@@ -140,6 +142,7 @@ class Reference:
         self.identitynet = identitynet
         self.image_projection = image_projection
         self.face_attention = tuple(face_attention)
+        self.scheduler_config = scheduler_config
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, threads: int | None = None) -> Reference:
@@ -163,7 +166,8 @@ class Reference:
             add_watermarker=False,
         )
         projection = image_projection_from(checkpoint.resampler(torch.float32).state_dict())
-        return cls(pipeline, checkpoint.identitynet(torch.float32), projection, face_attention)
+        identitynet = checkpoint.identitynet(torch.float32)
+        return cls(pipeline, identitynet, projection, face_attention, checkpoint.scheduler_config)
 
     @torch.no_grad()
     def generate(self, inputs: ReferenceInputs, *, keep_steps: bool = False) -> ReferenceResult:
@@ -224,7 +228,7 @@ class Reference:
     def _denoise(self, inputs: ReferenceInputs, conditions: _Conditions, clock: _Clock) -> list[torch.Tensor]:
         """The latents after every network call."""
         set_face_control(self.face_attention, inputs.adapter_strength, conditions.mask)
-        scheduler = scheduler_for(inputs.sampler, inputs.steps, self.pipeline.scheduler.config)
+        scheduler = scheduler_for(inputs.sampler, inputs.steps, self.scheduler_config)
         generator = torch.Generator("cpu").manual_seed(inputs.seed)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         noise = {"generator": generator} if takes_generator else {}
