@@ -1,0 +1,1 @@
+"""The networks of the contracts as torch modules: ``forward`` takes the contract's inputs in order."""

@@ -1,0 +1,62 @@
+"""What is computed once per request for the loop: time embeddings of every step, and control features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TimeEmbedding(nn.Module):
+    """Timestep, pooled text and picture sizes to a time embedding, by the modules of one UNet or ControlNet.
+
+    Args:
+        network: a UNet or ControlNet with SDXL's added conditions.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.time_proj, self.time_embedding = network.time_proj, network.time_embedding
+        self.add_time_proj, self.add_embedding = network.add_time_proj, network.add_embedding
+
+    def forward(self, timesteps: Tensor, pooled: Tensor, time_ids: Tensor) -> Tensor:
+        """Timesteps f32 [T], pooled [G, P] and time_ids f32 [G, 6] to [T, G, width]."""
+        # The projections are fp32 (timesteps reach 999); cast before joining them with pooled text, because
+        # TensorRT refuses a Concat of mixed types.
+        steps: Tensor = self.time_embedding(self.time_proj(timesteps).to(pooled.dtype))
+        sizes = self.add_time_proj(time_ids.flatten()).unflatten(0, time_ids.shape).flatten(1).to(pooled.dtype)
+        added: Tensor = self.add_embedding(torch.cat([pooled, sizes], dim=-1))
+        return steps.unsqueeze(1) + added
+
+
+class TimeEmbeddingNetwork(nn.Module):
+    """The contract ``time_embedding``: the UNet's and IdentityNet's time embeddings, [T, G, width] each."""
+
+    def __init__(self, unet: Any, identitynet: Any) -> None:
+        super().__init__()
+        self.unet, self.identitynet = TimeEmbedding(unet), TimeEmbedding(identitynet)
+
+    def forward(self, timesteps: Tensor, pooled: Tensor, time_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Timesteps f32 [T], pooled [G, P], time_ids f32 [G, 6] (original h, w, crop top, left, target h, w)."""
+        return self.unet(timesteps, pooled, time_ids), self.identitynet(timesteps, pooled, time_ids)
+
+
+class ControlEmbeddingNetwork(nn.Module):
+    """The contract ``control_embedding``: a keypoint picture to IdentityNet's control features.
+
+    Args:
+        identitynet: the ControlNet whose conditioning embedding is used, in the network's dtype.
+    """
+
+    def __init__(self, identitynet: Any) -> None:
+        super().__init__()
+        self.embedding = identitynet.controlnet_cond_embedding
+        self.reverse_channels = identitynet.config.controlnet_conditioning_channel_order == "bgr"
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Picture u8 [B, H, W, 3] to features [B, channels, H/8, W/8]."""
+        x = image.permute(0, 3, 1, 2).float() / 255
+        x = x.flip(1) if self.reverse_channels else x
+        features: Tensor = self.embedding(x.to(self.embedding.conv_in.weight.dtype))
+        return features

@@ -1,0 +1,37 @@
+"""The VAE's decoder, to finished pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class VAEDecoderNetwork(nn.Module):
+    """The contract ``vae_decoder``: latents to u8 RGB pictures.
+
+    Args:
+        vae: diffusers' ``AutoencoderKL``. Decodes in its own dtype: to be loaded in fp32 if it overflows in fp16.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
+        config = vae.config
+        scaling = torch.tensor(config.scaling_factor, dtype=torch.float32)
+        whitened = config.latents_mean is not None and config.latents_std is not None
+        mean, std = (config.latents_mean, config.latents_std) if whitened else (0.0, 1.0)
+        self.register_buffer("scale", (torch.tensor(std) / scaling).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents f32 [B, 4, h, w] to pictures u8 [B, H, W, 3]."""
+        x = (latents * self.scale + self.shift).to(self.decoder.conv_in.weight.dtype)
+        x = x if self.post_quant_conv is None else self.post_quant_conv(x)
+        decoded: Tensor = self.decoder(x)
+        pixels = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
