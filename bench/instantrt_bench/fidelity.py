@@ -56,7 +56,11 @@ def compare(runtime: InstantID, reference: Reference, request: GenerateRequest) 
     """Run one request through both. A drawn seed is drawn once."""
     prepared = runtime.prepare(request)
     ours = runtime.run(replace(request, seed=prepared.seed))
-    theirs = reference.generate(reference_inputs(prepared))
+    return comparison_of(ours, reference.generate(reference_inputs(prepared)))
+
+
+def comparison_of(ours: GenerateResult, theirs: ReferenceResult) -> Comparison:
+    """How far apart two results of one request are."""
     return Comparison(
         ours,
         theirs,

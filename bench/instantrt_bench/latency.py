@@ -1,0 +1,129 @@
+"""End-to-end latency of the runtime beside the reference's: photo bytes in, uint8 pictures out, runs alternating."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from instantrt import GenerateRequest, GenerateResult, InstantID
+from instantrt_bench.fidelity import Comparison, comparison_of, reference_inputs
+from instantrt_bench.reference import Reference, ReferenceResult
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed request."""
+
+    latency_ms: float
+    stages_ms: dict[str, float]
+    overhead_us_per_step: float  # median over the network calls, outside the networks
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All timed requests of one pipeline."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def latency_ms(self) -> float:
+        """The median."""
+        return median(run.latency_ms for run in self.runs)
+
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """The median of each stage."""
+        return {name: median(run.stages_ms[name] for run in self.runs) for name in self.runs[0].stages_ms}
+
+    @property
+    def overhead_us_per_step(self) -> float:
+        """The median over runs of the median over network calls."""
+        return median(run.overhead_us_per_step for run in self.runs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Medians and raw samples."""
+        return {
+            "latency_ms": round(self.latency_ms, 3),
+            "latency_ms_samples": [round(run.latency_ms, 3) for run in self.runs],
+            "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
+            "host_overhead_us_per_step": round(self.overhead_us_per_step, 1),
+            "host_overhead_us_per_step_samples": [round(run.overhead_us_per_step, 1) for run in self.runs],
+        }
+
+
+@dataclass(frozen=True)
+class Race:
+    """Both pipelines' runs of one request, and how far apart the pictures of the last runs are."""
+
+    runtime: Runs
+    reference: Runs
+    comparison: Comparison
+
+    @property
+    def ratio(self) -> float:
+        """Median latency of the reference over that of the runtime."""
+        return self.reference.latency_ms / self.runtime.latency_ms
+
+
+def race(runtime: InstantID, reference: Reference, request: GenerateRequest, runs: int) -> Race:
+    """Time ``runs`` requests of each after one untimed one. Who goes first alternates, so drift hits both alike.
+
+    ``request.face`` should be bytes, so that decoding the photo is in both times.
+    """
+    ours, _ = _timed_runtime(runtime, request)
+    theirs, _ = _timed_reference(runtime, reference, request)
+    runtime_runs: list[Run] = []
+    reference_runs: list[Run] = []
+    for index in range(runs):
+        for side in ("runtime", "reference") if index % 2 == 0 else ("reference", "runtime"):
+            if side == "runtime":
+                ours, run = _timed_runtime(runtime, request)
+                runtime_runs.append(run)
+            else:
+                theirs, run = _timed_reference(runtime, reference, request)
+                reference_runs.append(run)
+    return Race(Runs(tuple(runtime_runs)), Runs(tuple(reference_runs)), comparison_of(ours, theirs))
+
+
+def stage_table(race: Race) -> str:
+    """The medians as text: latency, host overhead, then every stage of either pipeline."""
+    rows = [
+        ("", "runtime", "reference", "ratio"),
+        _row("end to end", race.runtime.latency_ms, race.reference.latency_ms, "ms"),
+        _row("host overhead a step", race.runtime.overhead_us_per_step, race.reference.overhead_us_per_step, "us"),
+    ]
+    sides: Sequence[tuple[str, Runs]] = (("runtime", race.runtime), ("reference", race.reference))
+    for side, runs in sides:
+        for stage, ms in runs.stages_ms.items():
+            cells = (f"{ms:.1f} ms", "") if side == "runtime" else ("", f"{ms:.1f} ms")
+            rows.append((f"  {side}: {stage}", *cells, ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )
+
+
+def _row(label: str, ours: float, theirs: float, unit: str) -> tuple[str, str, str, str]:
+    return (label, f"{ours:.1f} {unit}", f"{theirs:.1f} {unit}", f"{theirs / ours:.2f}x")
+
+
+def _timed_runtime(runtime: InstantID, request: GenerateRequest) -> tuple[GenerateResult, Run]:
+    start = time.perf_counter()
+    result = runtime.run(request)
+    latency_ms = (time.perf_counter() - start) * 1e3
+    return result, Run(latency_ms, dict(result.timings.stages_ms), result.timings.overhead_us_per_step)
+
+
+def _timed_reference(runtime: InstantID, reference: Reference, request: GenerateRequest) -> tuple[ReferenceResult, Run]:
+    """The reference brings no face stage of its own: both use the runtime's, in this process."""
+    start = time.perf_counter()
+    prepared = runtime.prepare(request)
+    face_ms = (time.perf_counter() - start) * 1e3
+    result = reference.generate(reference_inputs(prepared))
+    latency_ms = (time.perf_counter() - start) * 1e3
+    stages_ms = {"decode and face": face_ms, **result.timings_ms}
+    return result, Run(latency_ms, stages_ms, result.overhead_us_per_step)
