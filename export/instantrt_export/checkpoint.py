@@ -142,10 +142,11 @@ def _open(places: Places) -> Checkpoint:
     adapter = _attempt(problems, lambda: AdapterFile.open(places.adapter))
     shape = None if adapter is None else _attempt(problems, lambda: infer_resampler_shape(adapter.shapes))
     sites = _face_attention_sites(components)
-    problems += _tokenizer_problems(places.base)
+    problems += _tokenizer_problems(places.base, components)
     if adapter is not None:
         problems += _adapter_problems(adapter, shape, sites)
-    if len(components) < len(CLASSES) or scheduler is None or faces is None or adapter is None or shape is None:
+    unread = len(components) < len(CLASSES)
+    if unread or sites is None or scheduler is None or faces is None or adapter is None or shape is None:
         raise _refusal(places, problems)
     problems += misfits(components, shape, adapter.path, faces)
     if problems:
@@ -166,27 +167,29 @@ def _open_components(places: Places, problems: list[str]) -> dict[str, Component
     return components
 
 
-def _face_attention_sites(components: Mapping[str, Component]) -> tuple[FaceAttentionSite, ...]:
+def _face_attention_sites(components: Mapping[str, Component]) -> tuple[FaceAttentionSite, ...] | None:
+    """Where the UNet has cross-attention; None if that cannot be told."""
     if not {"unet", "vae"} <= components.keys():
-        return ()
+        return None
     return face_attention_sites(components["unet"].skeleton, vae_downsampling(components["vae"]))
 
 
 def _adapter_problems(
-    adapter: AdapterFile, shape: ResamplerShape | None, sites: Sequence[FaceAttentionSite]
+    adapter: AdapterFile, shape: ResamplerShape | None, sites: Sequence[FaceAttentionSite] | None
 ) -> list[str]:
-    """Differences of the adapter's weights from those that its Resampler and the UNet need; what is unknown is not."""
+    """Differences of the adapter's weights from those needed. A section for which that is unknown is left out."""
     wanted: dict[str, Shape] = {}
-    known = dict(adapter.shapes)
-    for section, shapes in (
-        (IMAGE_PROJECTION, None if shape is None else resampler_shapes(shape)),
-        (FACE_ATTENTION, face_attention_shapes(sites) or None),
-    ):
-        if shapes is None:
-            known = {name: s for name, s in known.items() if not name.startswith(section)}
-        else:
-            wanted |= shapes
-    return compare_shapes(adapter.path, known, wanted)
+    unknown = []
+    if shape is None:
+        unknown.append(IMAGE_PROJECTION)
+    else:
+        wanted |= resampler_shapes(shape)
+    if sites is None:
+        unknown.append(FACE_ATTENTION)
+    else:
+        wanted |= face_attention_shapes(sites)
+    found = {name: s for name, s in adapter.shapes.items() if not name.startswith(tuple(unknown))}
+    return compare_shapes(adapter.path, found, wanted)
 
 
 def _attempt(problems: list[str], read: Callable[[], T]) -> T | None:
@@ -209,11 +212,17 @@ def _scheduler_config(base: Path) -> dict[str, Any]:
     return read_json(base / "scheduler" / "scheduler_config.json")
 
 
-def _tokenizer_problems(base: Path) -> list[str]:
+def _tokenizer_problems(base: Path, components: Mapping[str, Component]) -> list[str]:
     """CLIP's tokenizers come as vocab.json with merges.txt, or as tokenizer.json."""
-    problems = []
-    for folder in (base / "tokenizer", base / "tokenizer_2"):
-        pair = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-        if not pair and not (folder / "tokenizer.json").is_file():
-            problems.append(f"{folder}: neither vocab.json with merges.txt nor tokenizer.json")
+    problems: list[str] = []
+    for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        vocab = base / tokenizer / "vocab.json"
+        if vocab.is_file() and vocab.with_name("merges.txt").is_file():
+            ids = _attempt(problems, partial(read_json, vocab)) or {}
+            highest = max(ids.values(), default=0)
+            if encoder in components and highest >= (size := components[encoder].config.vocab_size):
+                config = components[encoder].folder / "config.json"
+                problems.append(f"{vocab} has ids up to {highest}, {config} has {size} tokens")
+        elif not vocab.with_name("tokenizer.json").is_file():
+            problems.append(f"{vocab.parent}: neither vocab.json with merges.txt nor tokenizer.json")
     return problems

@@ -53,9 +53,7 @@ class PerceiverAttention(nn.Module):
         return merged
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, HEAD_WIDTH).transpose(
-            1, 2
-        )  # [R, L, inner] -> [R, heads, L, HEAD_WIDTH]
+        return x.view(*x.shape[:2], self.heads, HEAD_WIDTH).transpose(1, 2)  # [R, L, inner] -> [R, heads, L, 64]
 
 
 def _feed_forward(width: int, inner: int) -> nn.Sequential:
