@@ -19,7 +19,7 @@ LONGEST_SIDE_PX = 1280  # larger photos are shrunk: neither the face networks no
 SHORTEST_SIDE_PX = 32
 MAX_PIXELS = 80_000_000  # below the size at which Pillow warns of a decompression bomb
 MAX_FILE_BYTES = 100_000_000
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # an allow-list: some of Pillow's others run programs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # an allow-list: some of Pillow's others run programs
 
 _FILES = "give a JPEG, PNG or WebP file"
 _WHITE = (255, 255, 255, 255)
