@@ -23,11 +23,11 @@ MAX_OVERHEAD_US = 100.0  # and of the time per step spent outside the engines
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit status: 1 if a goal was missed."""
     options = _parser().parse_args(arguments)
-    request = GenerateRequest(
-        face=portrait_png(), prompt="film noir portrait of a person", steps=options.steps, seed=42
-    )
     machine = machine_facts()
     try:
+        request = GenerateRequest(
+            face=portrait_png(), prompt="film noir portrait of a person", steps=options.steps, seed=42
+        )
         reference = Reference.load(Checkpoint.open(options.checkpoint), threads=options.threads)
         with InstantID.load(options.bundle, threads=options.threads) as runtime:
             result = race(runtime, reference, request, options.runs)
