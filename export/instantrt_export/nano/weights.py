@@ -15,7 +15,7 @@ _BRANCH_GAIN = 0.5
 _ATTENTION = ("to_q", "to_k", "to_k_ip", "to_kv", "q_proj", "k_proj")
 _ATTENTION_GAIN = 1.7
 # The control picture's convolutions: each SiLU about halves small numbers, and there are seven in a row.
-_CONTROL_PICTURE, _CONTROL_PICTURE_GAIN = "controlnet_cond_embedding", 1.8
+_CONTROL_PICTURE, _CONTROL_PICTURE_GAIN = "controlnet_cond_embedding", 2.2
 
 
 def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
