@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
-from instantrt.device import Array, Buffer
+from instantrt.device import Array, Buffer, Event
 
 Call = Callable[[], None]
 
@@ -44,9 +45,35 @@ class HostBuffer:
         """The first ``count`` entries of the leading axis."""
         return HostBuffer(self.array[:count])
 
+    def close(self) -> None:
+        """Nothing to free: the array goes with its last reference."""
+
+
+class HostEvent:
+    """The time at which the host came by."""
+
+    def __init__(self) -> None:
+        self.time_ns: int | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """True once recorded: the host's work runs at once."""
+        return self.time_ns is not None
+
+    def ms_since(self, earlier: Event) -> float:
+        """Milliseconds from ``earlier`` to this event."""
+        if not isinstance(earlier, HostEvent) or earlier.time_ns is None or self.time_ns is None:
+            raise ValueError("both events must be the host's and recorded")
+        return (self.time_ns - earlier.time_ns) / 1e6
+
+    def close(self) -> None:
+        """Nothing to release."""
+
 
 class HostStream:
     """Runs what is submitted at once, or records it while a graph is being captured."""
+
+    handle = 0
 
     def __init__(self) -> None:
         self._recording: list[Call] | None = None
@@ -58,7 +85,13 @@ class HostStream:
         else:
             self._recording.append(call)
 
-    def record(self, work: Call) -> tuple[Call, ...]:
+    def record(self, event: Event) -> None:
+        """Take the time now, or at each launch of the graph being captured."""
+        if not isinstance(event, HostEvent):
+            raise TypeError(f"expected an event of the host device, got {type(event).__name__}")
+        self.submit(lambda: setattr(event, "time_ns", perf_counter_ns()))
+
+    def capture(self, work: Call) -> tuple[Call, ...]:
         """The calls that ``work`` submits, none of them run."""
         if self._recording is not None:
             raise RuntimeError("a capture is already under way on this stream")
@@ -81,6 +114,10 @@ class HostGraph:
         for call in self._calls:
             call()
 
+    def close(self) -> None:
+        """Forget the calls."""
+        self._calls = ()
+
 
 class HostDevice:
     """Host memory and the calling thread."""
@@ -91,6 +128,10 @@ class HostDevice:
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostBuffer:
         """A zero-filled buffer."""
         return HostBuffer(np.zeros(shape, dtype))
+
+    def event(self) -> HostEvent:
+        """A new event."""
+        return HostEvent()
 
     def upload(self, source: Array, destination: Buffer) -> None:
         """Host array to buffer; shapes and dtypes must agree."""
@@ -105,6 +146,10 @@ class HostDevice:
         """A fresh array with the buffer's contents."""
         return _array(source).copy()
 
+    def download_all(self, sources: Sequence[Buffer]) -> list[Array]:
+        """Fresh arrays with the buffers' contents."""
+        return [self.download(source) for source in sources]
+
     def copy(self, source: Buffer, destination: Buffer) -> None:
         """Buffer to buffer on the stream."""
         target, array = _array(destination), _array(source)
@@ -112,7 +157,7 @@ class HostDevice:
 
     def capture(self, work: Call) -> HostGraph:
         """Record what ``work`` puts on the stream, without running it."""
-        return HostGraph(self.stream.record(work))
+        return HostGraph(self.stream.capture(work))
 
     def close(self) -> None:
         """Nothing to free: numpy arrays go with their last reference."""
