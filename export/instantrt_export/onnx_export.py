@@ -68,6 +68,7 @@ def save_checked(
         ContractMismatchError: the graph's inputs or outputs are not the contract's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.data").unlink(missing_ok=True)  # of an earlier export
     weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     ir.save(model, path, external_data=f"{path.name}.data" if weight_bytes > EXTERNAL_DATA_BYTES else None)
     onnx.checker.check_model(path, full_check=True)

@@ -1,0 +1,225 @@
+"""The export itself: options, files, checks, and what the parity check lets pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import CLIPTokenizer
+
+from instantrt.contracts import network_contracts
+from instantrt_export import onnx_export
+from instantrt_export.checkpoint import Checkpoint
+from instantrt_export.export import ExportedNetwork, export_bundle
+from instantrt_export.networks.builders import build_network
+from instantrt_export.onnx_export import ContractMismatchError, check_contract
+from instantrt_export.parity import Parity, ParityError, compare, parity_of, random_inputs
+from instantrt_export.shapes import ExportOptionError, ExportShapes
+from instantrt_export.tokenizer_files import write_tokenizers
+
+SHAPES = ExportShapes(width=(64, 256), height=(64, 256))  # of the bundle fixture
+
+
+@pytest.fixture(scope="module")
+def checkpoint(nano_checkpoint: Path) -> Checkpoint:
+    return Checkpoint.open(nano_checkpoint)
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 100, "height": 128},
+        {"width": 128, "height": (64, 100)},
+        {"width": (256, 128), "height": 128},
+        {"width": 0, "height": 128},
+        {"width": 128, "height": 128, "slots": 0},
+        {"width": 128, "height": 128, "halves": 3},
+    ],
+)
+def test_impossible_shapes_are_refused(options: dict) -> None:
+    with pytest.raises(ExportOptionError):
+        ExportShapes(**options)
+
+
+def test_static_axes_are_numbers_and_symbolic_axes_names() -> None:
+    shapes = ExportShapes(width=256, height=(64, 128), slots=3)
+    assert [shapes.graph_dim(d) for d in ("B", "G", "H/8", "W/16", 77)] == [3, "G", "H/8", 16, 77]
+
+
+def test_examples_lie_in_the_extents_and_tell_axes_apart() -> None:
+    example = SHAPES.example()
+    assert all(low <= example[s] <= high for s, (low, high) in SHAPES.extents.items())
+    assert example["H"] != example["W"]
+    assert example["B"] != example["G"]
+
+
+def test_unknown_network_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ExportOptionError, match="vae_encoder"):
+        export_bundle(checkpoint, tmp_path, shapes=SHAPES, only=["unet", "vae_encoder"])
+    assert not list(tmp_path.iterdir())
+
+
+# --- one small network exported in several ways
+
+
+def export_one(checkpoint: Checkpoint, out: Path, name: str, shapes: ExportShapes, **options) -> ExportedNetwork:
+    (exported,) = export_bundle(checkpoint, out, shapes=shapes, only=[name], **options)
+    return exported
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> ExportedNetwork:
+    return export_one(checkpoint, tmp_path_factory.mktemp("one"), "control_embedding", SHAPES)
+
+
+def test_record_of_an_exported_network(exported: ExportedNetwork) -> None:
+    assert exported.path.name == "control_embedding.onnx"
+    assert exported.onnx_bytes == exported.path.stat().st_size > 100_000
+    assert exported.seconds > 0
+    assert exported.parity_error is not None
+    assert 0 < exported.parity_error <= 1e-5
+
+
+def test_progress_names_networks_and_prints_nothing(
+    checkpoint: Checkpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+    export_bundle(
+        checkpoint,
+        tmp_path,
+        shapes=ExportShapes(width=64, height=64),
+        only=["image_projection", "face_encoder"],
+        check_parity=False,
+        progress=lambda *event: seen.append(event),
+    )
+    assert seen == [("face_encoder", 0, 2), ("image_projection", 1, 2), ("", 2, 2)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_of_large_networks_lie_beside_the_graph(
+    checkpoint: Checkpoint, exported: ExportedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "EXTERNAL_DATA_BYTES", 1000)
+    large = export_one(checkpoint, tmp_path, "control_embedding", SHAPES)
+    data = tmp_path / "onnx" / "control_embedding.onnx.data"
+    assert large.path.stat().st_size < data.stat().st_size
+    assert large.onnx_bytes == large.path.stat().st_size + data.stat().st_size
+    picture = np.random.default_rng().integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    found, expected = (
+        onnxruntime.InferenceSession(e.path, providers=["CPUExecutionProvider"]).run(None, {"image": picture})
+        for e in (large, exported)
+    )
+    np.testing.assert_array_equal(found, expected)
+    monkeypatch.undo()
+    export_one(checkpoint, tmp_path, "control_embedding", SHAPES, check_parity=False)
+    assert not data.exists()  # an earlier export's weights do not stay behind
+
+
+def test_graphs_have_the_contracts_inputs_and_outputs(nano_bundle: Path, checkpoint: Checkpoint) -> None:
+    for name, contract in network_contracts(checkpoint.dims).items():
+        model = onnx.load(nano_bundle / "onnx" / f"{name}.onnx")
+        check_contract(model, contract, SHAPES, "fp32")
+        inner = {d.dim_param for v in model.graph.value_info for d in v.type.tensor_type.shape.dim}
+        assert name.startswith("face_") or inner <= {""}  # axis names of the exporter's own would outlive overrides
+
+
+def test_a_graph_that_is_not_its_contract_is_a_bug(exported: ExportedNetwork, checkpoint: Checkpoint) -> None:
+    contract = network_contracts(checkpoint.dims)["control_embedding"]
+    check_contract(onnx.load(exported.path), contract, SHAPES, "fp32")
+    for spoil in (spoil_name, spoil_dtype, spoil_axis, spoil_count):
+        model = onnx.load(exported.path)
+        spoil(model.graph)
+        with pytest.raises(ContractMismatchError):
+            check_contract(model, contract, SHAPES, "fp32")
+
+
+def spoil_name(graph: onnx.GraphProto) -> None:
+    graph.input[0].name = "picture"
+
+
+def spoil_dtype(graph: onnx.GraphProto) -> None:
+    graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def spoil_axis(graph: onnx.GraphProto) -> None:
+    graph.output[0].type.tensor_type.shape.dim[2].dim_param = "W/8"
+
+
+def spoil_count(graph: onnx.GraphProto) -> None:
+    graph.output.append(graph.output[0])
+
+
+# --- parity
+
+
+def test_parity_finds_a_changed_weight(exported: ExportedNetwork, checkpoint: Checkpoint) -> None:
+    contract = network_contracts(checkpoint.dims)["control_embedding"]
+    module = build_network("control_embedding", checkpoint, torch.float32)
+    sizes = SHAPES.parity_sizes()
+    parity_of(exported.path, module, contract, "fp32", sizes).require()
+    with torch.no_grad():
+        next(module.parameters())[0, 0, 0, 0] += 0.05
+    parity = parity_of(exported.path, module, contract, "fp32", sizes)
+    assert list(parity.failures) == ["features"]
+    with pytest.raises(ParityError, match="features"):
+        parity.require()
+
+
+def test_parity_of_not_a_number_fails() -> None:
+    expected = np.ones((2, 3), np.float32)
+    found = expected.copy()
+    found[1, 1] = np.nan
+    assert Parity("unet", "fp16", {"x": compare(found, expected)}).failures
+
+
+def test_parity_of_pixels_allows_few_neighbouring_grey_levels() -> None:
+    expected = np.random.default_rng().integers(1, 255, (1, 100, 100, 3), dtype=np.uint8)
+    one_pixel, many_pixels, two_levels = expected.copy(), expected + 1, expected.copy()
+    one_pixel[0, 0, 0, 0] += 1
+    two_levels[0, 0, 0, 0] -= 2 if expected[0, 0, 0, 0] > 1 else -2
+    failed = [
+        bool(Parity("v", "fp32", {"x": compare(x, expected)}).failures) for x in (one_pixel, many_pixels, two_levels)
+    ]
+    assert failed == [False, True, True]
+
+
+def test_random_inputs_fill_the_contract(checkpoint: Checkpoint) -> None:
+    symbols = {"B": 2, "G": 2, "H": 64, "W": 128, "R": 2, "T": 3, "n": 1}
+    for contract in network_contracts(checkpoint.dims).values():
+        inputs = random_inputs(contract, symbols, "fp16", np.random.default_rng(), vocabulary=700)
+        for spec in contract.inputs:
+            assert inputs[spec.name].shape == spec.resolve(symbols)
+            assert inputs[spec.name].dtype == spec.numpy_dtype("fp16")
+            assert len(np.unique(inputs[spec.name])) > 1
+
+
+def test_decoder_that_overflows_in_fp16_stays_fp32(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for upcast, dtype in ((True, torch.float32), (False, torch.float16)):
+        config = {**checkpoint.vae_config, "force_upcast": upcast}
+        monkeypatch.setattr(Checkpoint, "vae_config", config)
+        assert {p.dtype for p in build_network("vae_decoder", checkpoint, torch.float16).parameters()} == {dtype}
+
+
+# --- tokenizers
+
+
+@pytest.mark.parametrize("folder", ["tokenizer", "tokenizer_2"])
+def test_tokenizers_load_without_transformers(checkpoint: Checkpoint, tmp_path: Path, folder: str) -> None:
+    write_tokenizers(checkpoint, tmp_path)
+    original = CLIPTokenizer.from_pretrained(checkpoint.places.base / folder)
+    config = json.loads((tmp_path / folder / "tokenizer_config.json").read_text())
+    ids = (original.bos_token_id, original.eos_token_id, original.pad_token_id)
+    assert config == dict(zip(("bos_id", "eos_id", "pad_id"), ids, strict=True)) | {"max_length": 77}
+    tokenizer = Tokenizer.from_file(str(tmp_path / folder / "tokenizer.json"))
+    for text in ("a Photo of  a person, film noir!", "naïve café 2026", ""):
+        expected = original(text, add_special_tokens=False).input_ids
+        assert tokenizer.encode(text, add_special_tokens=False).ids == expected
