@@ -21,6 +21,7 @@ from instantrt.errors import CheckpointError
 from instantrt_export import locate as locate_module
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.dims import face_attention_sites, identitynet_residuals
+from instantrt_export.faces.graphs import FACE_MODELS
 from instantrt_export.modules.resampler import ResamplerShape
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -67,7 +68,7 @@ def test_dims_of_nano(nano_checkpoint):
         face_embedding_width=128,
         face_px=150,
         detector="tiny68",
-        detector_px=192,
+        detector_px=FACE_MODELS["tiny_face_68.onnx"].px,
         encoder="dlib",
         time_embedding_width=256,
         control_channels=64,

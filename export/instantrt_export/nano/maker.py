@@ -49,7 +49,7 @@ MODEL_INDEX = {
 
 
 def make_nano(out: Path, seed: int = 0) -> Path:
-    """Writes a combined folder of all parts, float32, about 33 MB; the same bytes for the same seed.
+    """Writes a combined folder of all parts, float32, about 47 MB; the same bytes for the same seed.
 
     The diffusion weights are seeded random numbers, so the pictures mean nothing, but every input matters to them. The
     face networks are real.
