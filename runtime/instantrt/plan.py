@@ -1,0 +1,336 @@
+"""Plans and their identity: what a plan was made from and for, kept in a JSON file beside it and checked on load.
+
+``plans/TARGET/NAME.plan`` lies beside ``plans/TARGET/NAME.json``. A plan can execute code, so nothing is deserialised
+before its digest, the bundle it was made from and the machine it was made for have been checked. The JSON is written
+after the plan: a build that is interrupted in between leaves a pair that does not match and is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from instantrt.bundle import Bundle, FileRecord
+from instantrt.contracts import NetworkContract, Precision
+from instantrt.errors import InstantRTError
+
+PLANS = "plans"
+FORMAT = 1
+
+Extent = tuple[int, int, int]  # fewest, best, most
+Profile = dict[str, Extent]  # by contract symbol, e.g. {"B": (1, 1, 4), "G": (2, 2, 2)}
+Option = bool | int | str
+
+
+class PlanError(InstantRTError):
+    """A plan is missing, stale, foreign or altered. ``ingredient`` names what of its identity does not fit."""
+
+    code = "plan"
+
+    def __init__(self, what: str, *, ingredient: str, found: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what, found=found, hint=hint)
+        self.ingredient = ingredient
+
+
+@dataclass(frozen=True)
+class PlanIdentity:
+    """Everything that changes a plan.
+
+    Args:
+        network: the network.
+        target: what executes the plan, e.g. ``tensorrt-rtx``.
+        target_version: full version of the library that built it.
+        onnx: SHA-256 by file name of the ONNX file and its external data.
+        precision: the bundle's network dtype.
+        profiles: what each optimisation profile accepts.
+        compute: GPU compute capabilities it runs on; ``"8.6"`` is that one, ``"12.0+"`` is that one and later ones.
+        options: builder options that differ from the builder's defaults.
+    """
+
+    network: str
+    target: str
+    target_version: str
+    onnx: dict[str, str]
+    precision: Precision
+    profiles: tuple[Profile, ...]
+    compute: tuple[str, ...]
+    options: dict[str, Option]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PlanIdentity:
+        """The inverse of :meth:`to_json`."""
+        values = dict(data)
+        values["profiles"] = tuple(
+            {symbol: (int(e[0]), int(e[1]), int(e[2])) for symbol, e in profile.items()}
+            for profile in values["profiles"]
+        )
+        values["compute"] = tuple(values["compute"])
+        return cls(**values)
+
+    def differences(self, wanted: PlanIdentity) -> Iterator[tuple[str, Any, Any]]:
+        """(ingredient, what is here, what is wanted) for each ingredient that differs."""
+        for field in fields(self):
+            here, there = getattr(self, field.name), getattr(wanted, field.name)
+            if here != there:
+                yield field.name, here, there
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """What the JSON beside a plan says.
+
+    Args:
+        identity: what the plan was made from and for.
+        file: size and digest of the plan.
+        layers: layers of the parsed network.
+        activation_bytes: activation memory of each profile as the builder reports it; empty if it does not.
+        weight_bytes: device memory of the weights as the builder reports it; None if it does not.
+        build_seconds: time to parse and build.
+    """
+
+    identity: PlanIdentity
+    file: FileRecord
+    layers: int
+    activation_bytes: tuple[int, ...]
+    weight_bytes: int | None
+    build_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with a seal over all of it that shows edits by hand."""
+        data = {"format": FORMAT, **asdict(self)}
+        return {**data, "seal": _seal(data)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PlanRecord:
+        """The inverse of :meth:`to_json`; does not look at the seal."""
+        return cls(
+            identity=PlanIdentity.from_json(data["identity"]),
+            file=FileRecord(**data["file"]),
+            layers=int(data["layers"]),
+            activation_bytes=tuple(int(n) for n in data["activation_bytes"]),
+            weight_bytes=None if data["weight_bytes"] is None else int(data["weight_bytes"]),
+            build_seconds=float(data["build_seconds"]),
+        )
+
+
+def plan_path(bundle: Path, target: str, network: str) -> Path:
+    """Where a bundle keeps the plan of a network."""
+    return bundle / PLANS / target / f"{network}.plan"
+
+
+def record_path(bundle: Path, target: str, network: str) -> Path:
+    """Where a bundle keeps the identity of that plan."""
+    return plan_path(bundle, target, network).with_suffix(".json")
+
+
+def onnx_digests(bundle: Bundle, network: str) -> dict[str, str]:
+    """SHA-256 of a network's ONNX file and of its external data, as the bundle's manifest lists them."""
+    name, files = bundle.manifest.networks[network], bundle.manifest.files
+    return {part: files[part].sha256 for part in (name, f"{name}.data") if part in files}
+
+
+def build_command(bundle: Path, target: str, network: str) -> str:
+    """The command that makes a plan anew."""
+    return f"`instantrt build {bundle} --target {target} --only {network}`"
+
+
+def read_record(bundle: Path, target: str, network: str) -> PlanRecord:
+    """The identity beside a plan, its seal checked.
+
+    Raises:
+        PlanError: there is no plan, or its JSON is missing, unreadable, of another format or edited.
+    """
+    path, plan = record_path(bundle, target, network), plan_path(bundle, target, network)
+    again = f"build it with {build_command(bundle, target, network)}"
+    if not plan.is_file():
+        raise PlanError(f"there is no {target} plan of {network}", ingredient="file", found=f"no {plan}", hint=again)
+    if not path.is_file():
+        raise PlanError(
+            f"the {target} plan of {network} has no identity beside it",
+            ingredient="identity",
+            found=f"no {path}; a build may have been interrupted",
+            hint=again,
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}, this version reads format {FORMAT}")
+        record = PlanRecord.from_json(data)
+        seal = _seal({key: value for key, value in data.items() if key != "seal"})
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise PlanError(f"{path} cannot be read", ingredient="identity", found=found, hint=again) from error
+    if data.get("seal") != seal:
+        raise PlanError(
+            f"{path} was edited after the plan was built",
+            ingredient="identity",
+            found=f"seal {data.get('seal')}, expected {seal}",
+            hint=again,
+        )
+    return record
+
+
+def write_record(bundle: Path, record: PlanRecord) -> None:
+    """Write the JSON beside a plan in one atomic step."""
+    path = record_path(bundle, record.identity.target, record.identity.network)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan whose identity fits its bundle. Use :func:`open_plan`."""
+
+    bundle: Path
+    contract: NetworkContract
+    record: PlanRecord
+
+    @property
+    def path(self) -> Path:
+        """The plan's file."""
+        return plan_path(self.bundle, self.record.identity.target, self.record.identity.network)
+
+    def check_host(self, target_version: str, compute_capability: str) -> None:
+        """Check that this machine is one that the plan was built for.
+
+        Args:
+            target_version: full version of the installed library, e.g. ``"1.7.1.116"``.
+            compute_capability: of the GPU, e.g. ``"8.6"``.
+
+        Raises:
+            PlanError: ingredient ``target_version`` or ``compute``.
+        """
+        identity = self.record.identity
+        if not self._version_fits(target_version):
+            raise self._stale("target_version", identity.target_version, f"{target_version}, the installed one")
+        if not any(_covers(entry, compute_capability) for entry in identity.compute):
+            raise self._stale("compute", ", ".join(identity.compute), f"{compute_capability}, this GPU's")
+
+    def profile(self, symbols: Mapping[str, int]) -> int:
+        """The index of the first profile that accepts these sizes.
+
+        Raises:
+            PlanError: ingredient ``profiles``; the message lists what the plan accepts.
+        """
+        needed = {s: symbols[s] for s in self.contract.symbols if s in symbols}
+        for index, profile in enumerate(self.record.identity.profiles):
+            if all(profile[s][0] <= size <= profile[s][2] for s, size in needed.items()):
+                return index
+        found = "; or ".join(describe_profile(profile) for profile in self.record.identity.profiles)
+        wanted = ", ".join(f"{symbol}={size}" for symbol, size in needed.items())
+        raise self._stale("profiles", found, wanted, " with --batch or --sizes that include it")
+
+    def check_options(self, options: Mapping[str, Option]) -> None:
+        """Check that the plan was built with exactly these builder options.
+
+        Raises:
+            PlanError: ingredient ``options``.
+        """
+        if dict(options) != self.record.identity.options:
+            raise self._stale("options", str(self.record.identity.options), str(dict(options)))
+
+    def open_verified(self) -> BinaryIO:
+        """The plan as an open file at its start, after its digest was verified on that very file.
+
+        Raises:
+            PlanError: ingredient ``file``.
+        """
+        file = self.path.open("rb")
+        try:
+            size, found = self.path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        except BaseException:
+            file.close()
+            raise
+        expected = self.record.file
+        if (size, found) != (expected.bytes, expected.sha256):
+            file.close()
+            raise PlanError(
+                f"{self.path} was altered after it was built",
+                ingredient="file",
+                found=f"{size} bytes with SHA-256 {found}, expected {expected.bytes} with {expected.sha256}",
+                hint=f"build it again with {self._command()}",
+            )
+        file.seek(0)
+        return file
+
+    def _version_fits(self, installed: str) -> bool:
+        """The same version; a version-compatible plan also runs on later minor versions of the same major one."""
+        built = self.record.identity.target_version
+        if not self.record.identity.options.get("version_compatible"):
+            return built == installed
+        old, new = (tuple(int(part) for part in v.split(".")[:3]) for v in (built, installed))
+        return old[0] == new[0] and old <= new
+
+    def _stale(self, ingredient: str, found: str, expected: str, extra: str = "") -> PlanError:
+        identity = self.record.identity
+        return _stale_plan(self.bundle, identity.target, identity.network, ingredient, found, expected, extra)
+
+    def _command(self) -> str:
+        return build_command(self.bundle, self.record.identity.target, self.record.identity.network)
+
+
+def open_plan(bundle: Bundle, target: str, network: str) -> Plan:
+    """The plan of a network, checked against the bundle it lies in.
+
+    Raises:
+        PlanError: missing, unreadable, edited, or made from something else than this bundle's ONNX file; the message
+            names the ingredient, what was found and expected, and the command that mends it.
+        BundleError: the bundle has no such network.
+    """
+    if network not in bundle.manifest.networks:
+        bundle.onnx(network)  # raises, with the command that adds it
+    record = read_record(bundle.folder, target, network)
+    identity = record.identity
+    wanted = {
+        "network": network,
+        "target": target,
+        "onnx": onnx_digests(bundle, network),
+        "precision": bundle.precision,
+    }
+    for ingredient, expected in wanted.items():
+        found = getattr(identity, ingredient)
+        if found != expected:
+            raise _stale_plan(bundle.folder, target, network, ingredient, str(found), str(expected))
+    return Plan(bundle.folder, bundle.contracts[network], record)
+
+
+def _stale_plan(
+    bundle: Path, target: str, network: str, ingredient: str, found: str, expected: str, extra: str = ""
+) -> PlanError:
+    return PlanError(
+        f"the {target} plan of {network} is stale: its {ingredient} does not fit",
+        ingredient=ingredient,
+        found=f"{found}; expected: {expected}",
+        hint=f"build it again with {build_command(bundle, target, network)}{extra}",
+    )
+
+
+def describe_profile(profile: Profile) -> str:
+    """``"B 1-4 (best 1), H 1024"``."""
+    parts = (
+        f"{s} {low}" if low == high else f"{s} {low}-{high} (best {best})" for s, (low, best, high) in profile.items()
+    )
+    return ", ".join(parts) or "no free sizes"
+
+
+def _covers(entry: str, capability: str) -> bool:
+    version = _version(entry.removesuffix("+"))
+    return version <= _version(capability) if entry.endswith("+") else version == _version(capability)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
