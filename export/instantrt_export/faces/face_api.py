@@ -74,8 +74,8 @@ class TinyFaceDetector(nn.Module):
             x = F.leaky_relu(block(F.max_pool2d(x, 2, 2, ceil_mode=True)), 0.1)
         # TensorFlow pads "same" pooling at the right and bottom only.
         x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-1e4), 2, 1)
-        raw: Tensor = self.head(x).permute(0, 2, 3, 1)
-        return raw.unflatten(3, (len(ANCHORS), 5))
+        raw: Tensor = self.head(x)
+        return raw.permute(0, 2, 3, 1).reshape(-1, *raw.shape[2:], len(ANCHORS), 5)
 
 
 class Landmarks68(nn.Module):
@@ -87,15 +87,13 @@ class Landmarks68(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(FACE_MEAN).view(1, 3, 1, 1), persistent=False)
         self.blocks = nn.Sequential(*(DenseBlock(weights, f"dense{i}") for i in range(4)))
-        self.head = nn.Linear(*weights["fc/weights"].shape)
-        self.head.weight = _frozen(weights["fc/weights"].T)
-        self.head.bias = _frozen(weights["fc/bias"])
+        self.head = _linear(weights["fc/weights"], weights["fc/bias"])
 
     def forward(self, crops: Tensor) -> Tensor:
         """See the class."""
         x = self.blocks((crops - self.mean) / 255)
         points: Tensor = self.head(x.mean((2, 3)))
-        return points.unflatten(1, (68, 2))
+        return points.reshape(-1, 68, 2)
 
 
 class FaceResNet(nn.Module):
@@ -117,8 +115,7 @@ class FaceResNet(nn.Module):
         self.register_buffer("mean", torch.tensor(FACE_MEAN).view(1, 3, 1, 1), persistent=False)
         self.stem = _scaled_conv(weights, "conv32_down", stride=2)
         self.blocks = nn.Sequential(*(ResidualBlock(weights, name) for name in self.BLOCKS))
-        self.head = nn.Linear(*weights["fc"].shape, bias=False)
-        self.head.weight = _frozen(weights["fc"].T)
+        self.head = _linear(weights["fc"])
 
     def forward(self, faces: Tensor) -> Tensor:
         """See the class."""
@@ -208,6 +205,16 @@ def _conv(filters: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0) -
     conv = nn.Conv2d(inputs, outputs, side, stride, padding)
     conv.weight, conv.bias = _frozen(filters.permute(3, 2, 0, 1)), _frozen(bias)
     return conv
+
+
+def _linear(matrix: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A linear layer with TensorFlow's ``matrix`` [in, out]."""
+    inputs, outputs = matrix.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None)
+    linear.weight = _frozen(matrix.T)
+    if bias is not None:
+        linear.bias = _frozen(bias)
+    return linear
 
 
 def _scaled_conv(weights: Weights, name: str, *, stride: int = 1, padding: int = 0) -> nn.Conv2d:

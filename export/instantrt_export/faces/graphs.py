@@ -38,7 +38,7 @@ class FaceModel:
 
 FACE_MODELS = {
     "scrfd_10g_bnkps.onnx": FaceModel("detector", "scrfd", 640),
-    "tiny_face_68.onnx": FaceModel("detector", "tiny68", 192),
+    "tiny_face_68.onnx": FaceModel("detector", "tiny68", 224),
     "glintr100.onnx": FaceModel("encoder", "arcface", 112, 512),
     "dlib_resnet_128.onnx": FaceModel("encoder", "dlib", 150, 128),
 }
@@ -98,7 +98,9 @@ def detector_graph(path: Path, kind: str, px: int) -> onnx.ModelProto:
     if kind == "tiny68":
         return _checked(fold_float16(model), path)
     rows = [2 * (px // stride) ** 2 for stride in SCRFD_STRIDES]
-    heads = [(f"{head}_{s}", (n, w)) for head, w in SCRFD_HEADS.items() for s, n in zip(SCRFD_STRIDES, rows, strict=True)]
+    heads = [
+        (f"{head}_{s}", (n, w)) for head, w in SCRFD_HEADS.items() for s, n in zip(SCRFD_STRIDES, rows, strict=True)
+    ]
     _expect_outputs(model, len(heads), path)
     _take_pixels(model, "image", (1, px), mean=127.5, std=128.0)
     _give(model, heads)
@@ -110,7 +112,8 @@ def encoder_graph(path: Path, kind: str, px: int, embedding_width: int) -> onnx.
 
     Args:
         path: an ONNX file.
-        kind: "arcface" (f32 [n, 3, px, px] normalised RGB -> f32 [n, width]) or "dlib" (already the contract's network).
+        kind: "arcface" (f32 [n, 3, px, px] normalised RGB -> f32 [n, width]) or "dlib" (already the contract's
+            network).
         px: side of the aligned crops.
         embedding_width: numbers per face.
 
@@ -141,13 +144,14 @@ def fold_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def store_float16(model: onnx.ModelProto, min_elements: int = 1024) -> onnx.ModelProto:
+def store_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """The inverse of :func:`fold_float16`, in place: halves the file, and any ONNX runtime still loads it.
 
-    Weights smaller than ``min_elements`` stay float32: they are biases and constants, and cost nothing.
+    Only the weights of convolutions and linear layers: biases and constants need the precision and are small.
     """
     graph = model.graph
-    large = [w for w in graph.initializer if w.data_type == TensorProto.FLOAT and np.prod(w.dims) >= min_elements]
+    layers = {node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")}
+    large = [w for w in graph.initializer if w.data_type == TensorProto.FLOAT and w.name in layers]
     casts = []
     for weight in large:
         stored = f"{weight.name}_float16"
@@ -196,7 +200,8 @@ def _take_pixels(
     graph.input.append(helper.make_tensor_value_info(name, TensorProto.UINT8, [batch, side, side, 3]))
     mean_name, std_name = f"{PREFIX}mean", f"{PREFIX}std"
     graph.initializer.extend(
-        numpy_helper.from_array(np.float32(value), constant) for value, constant in ((mean, mean_name), (std, std_name))
+        numpy_helper.from_array(np.array(value, np.float32), constant)
+        for value, constant in ((mean, mean_name), (std, std_name))
     )
     steps = [f"{PREFIX}{step}" for step in ("nchw", "float", "centred")]
     nodes = [

@@ -55,5 +55,5 @@ def _draw_limb(
     half_axes = (int((dx**2 + dy**2) ** 0.5 / 2), LIMB_HALF_WIDTH_PX)
     centre_x, centre_y = (start + end) / 2
     angle = int(degrees(atan2(dy, dx)))
-    outline = cv2.ellipse2Poly((int(centre_x), int(centre_y)), half_axes, angle, 0, 360, 1)
+    outline = np.array(cv2.ellipse2Poly((int(centre_x), int(centre_y)), half_axes, angle, 0, 360, 1))
     cv2.fillConvexPoly(canvas, outline, colour)
