@@ -56,7 +56,7 @@ class ControlEmbeddingNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Picture u8 [B, H, W, 3] to features [B, channels, H/8, W/8]."""
-        x = image.permute(0, 3, 1, 2).float() / 255
+        x = image.float().permute(0, 3, 1, 2) / 255  # cast first: TensorRT takes u8 as an input and nowhere else
         x = x.flip(1) if self.reverse_channels else x
         features: Tensor = self.embedding(x.to(self.embedding.conv_in.weight.dtype))
         return features

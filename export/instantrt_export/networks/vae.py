@@ -34,4 +34,5 @@ class VAEDecoderNetwork(nn.Module):
         x = x if self.post_quant_conv is None else self.post_quant_conv(x)
         decoded: Tensor = self.decoder(x)
         pixels = (decoded.float() / 2 + 0.5).clamp(0, 1)
-        return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        # Cast last: TensorRT gives u8 as an output and nowhere else.
+        return (pixels * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
