@@ -17,7 +17,7 @@ Run = Callable[[Mapping[str, npt.NDArray[Any]]], Outputs]
 """A network: named inputs to named outputs."""
 
 MIN_AGREEMENT = 0.3  # intersection over union of a face's box with that of the same face seen from near
-TINY68_MARGINS = (0.25, 0.5, 0.0)  # on each side, in longest sides of the photo
+TINY68_MARGINS = (0.1, 0.5, 0.0)  # on each side, in longest sides of the photo
 TINY68_TILE = 0.5  # in longest sides of the photo
 SCRFD_STRIDES = (8, 16, 32)
 SCRFD_ANCHORS = 2

@@ -35,11 +35,16 @@ class Framing:
 
     def apply(self, photo: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:
         """The part of u8 ``photo`` [h, w, 3] that the picture shows, u8 [height, width, 3]."""
-        size = (round(photo.shape[1] * self.scale), round(photo.shape[0] * self.scale))
-        method = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
-        scaled = cv2.resize(photo, size, interpolation=method)
-        left, top = -self.offset_x, -self.offset_y
-        return np.array(scaled[top : top + height, left : left + width], np.uint8)
+        if self.scale < 1:
+            size = (round(photo.shape[1] * self.scale), round(photo.shape[0] * self.scale))
+            scaled = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+            left, top = -self.offset_x, -self.offset_y
+            return np.array(scaled[top : top + height, left : left + width], np.uint8)
+        # Only the part that is shown is enlarged. For warpAffine pixel centres lie at whole numbers.
+        shift = (self.scale - 1) / 2
+        matrix = np.array([[self.scale, 0, self.offset_x + shift], [0, self.scale, self.offset_y + shift]])
+        shown = cv2.warpAffine(photo, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(shown, np.uint8)
 
 
 def frame_photo(photo_width: int, photo_height: int, face_box: Floats, width: int, height: int) -> Framing:
