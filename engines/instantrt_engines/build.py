@@ -1,0 +1,203 @@
+"""The networks of a bundle to plans: nothing is built that is still valid, and nothing half-built is ever seen."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from instantrt.bundle import Bundle
+from instantrt.contracts import NetworkContract
+from instantrt.errors import BundleError, RequestError
+from instantrt.plan import PlanError, PlanIdentity, PlanRecord, onnx_digests, open_plan, plan_path, write_record
+from instantrt_engines.builder import Job, build_plan
+from instantrt_engines.checks import attention_memory, check_attention, check_precision
+from instantrt_engines.flavours import FLAVOURS, Flavour
+from instantrt_engines.graph import ShapedGraph, load_graph
+from instantrt_engines.log import BuildLog
+from instantrt_engines.options import BuildOptions
+from instantrt_engines.prepare import prepare
+from instantrt_engines.profiles import ShapeOptions, corner, profiles_for, static_symbols
+from instantrt_engines.tensorrt_api import TensorRT
+
+BuildProgress = Callable[[str, str, float], None]  # (network, phase, share of its build that is done)
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build.
+
+    Args:
+        target: ``tensorrt`` or ``tensorrt-rtx``.
+        shapes: which sizes the plans shall accept.
+        options: builder options.
+        only: names of the networks; all that the bundle has if None.
+        force: build again what is still valid.
+        allow_slow: skip the checks of :mod:`instantrt_engines.checks`.
+    """
+
+    target: str
+    shapes: ShapeOptions = field(default_factory=ShapeOptions)
+    options: BuildOptions = field(default_factory=BuildOptions)
+    only: tuple[str, ...] | None = None
+    force: bool = False
+    allow_slow: bool = False
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """One network's plan.
+
+    Args:
+        record: the plan's identity and figures.
+        reason: why it was built; None if the plan that was there is still valid.
+    """
+
+    record: PlanRecord
+    reason: str | None
+
+
+def build_plans(
+    bundle: Bundle,
+    request: BuildRequest,
+    progress: BuildProgress = lambda _network, _phase, _share: None,
+    log_file: TextIO | None = None,
+) -> Iterator[BuildResult]:
+    """Build what is missing or stale, one network after the other; each is in place before its result is given.
+
+    Raises:
+        RequestError: an unknown target.
+        BuildOptionError: an option that the flavour lacks, or a profile outside what the bundle was exported for.
+        MissingExtraError, WheelError: the flavour cannot be loaded.
+        BundleError: the bundle lacks a network that was asked for, or was altered.
+        BuildError: TensorRT refused a network, or the disk is full.
+        SlowPlanError: a plan would be needlessly slow.
+    """
+    flavour = flavour_of(request.target)
+    flavour.check(request.options)
+    contracts = [bundle.contracts[name] for name in _chosen(bundle, request.only)]
+    profiles = {c.name: profiles_for(c, request.shapes, bundle.manifest) for c in contracts}
+    api = flavour.load()
+    compute = flavour.compute(request.options)
+    for contract in contracts:
+        identity = PlanIdentity(
+            network=contract.name,
+            target=request.target,
+            target_version=api.version,
+            onnx=onnx_digests(bundle, contract.name),
+            precision=bundle.precision,
+            profiles=profiles[contract.name],
+            compute=compute,
+            options=request.options.identity,
+        )
+        yield Building(bundle, request, flavour, api, contract, identity, progress, log_file).ensure()
+
+
+def flavour_of(target: str) -> Flavour:
+    """The flavour of a target.
+
+    Raises:
+        RequestError: there is none; says which targets have plans.
+    """
+    if target == "onnxruntime":
+        raise RequestError("onnxruntime runs a bundle's ONNX files as they are; there is nothing to build")
+    if target not in FLAVOURS:
+        raise RequestError(f"unknown target {target!r}", hint=f"use one of: {', '.join(FLAVOURS)}")
+    return FLAVOURS[target]
+
+
+@dataclass(frozen=True)
+class Building:
+    """One network on its way to a valid plan."""
+
+    bundle: Bundle
+    request: BuildRequest
+    flavour: Flavour
+    api: TensorRT
+    contract: NetworkContract
+    wanted: PlanIdentity
+    progress: BuildProgress
+    log_file: TextIO | None
+
+    def ensure(self) -> BuildResult:
+        """The valid plan that is there, or a new one. Waits while another process builds the same network."""
+        plan = plan_path(self.bundle.folder, self.wanted.target, self.contract.name)
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        with locked(plan.with_suffix(".lock"), lambda: self._report("waiting for another build of it", 0.0)):
+            record, reason = self._existing()
+            if record is not None:
+                return BuildResult(record, None)
+            return BuildResult(self._build(plan), reason)
+
+    def _existing(self) -> tuple[PlanRecord | None, str]:
+        """The record of a plan that is valid as it is, or why there is none."""
+        if self.request.force:
+            return None, "asked for"
+        try:
+            plan = open_plan(self.bundle, self.wanted.target, self.contract.name)
+            for ingredient, found, wanted in plan.record.identity.differences(self.wanted):
+                return None, f"{ingredient}: {found} is now {wanted}"
+            plan.open_verified().close()
+        except PlanError as error:
+            return None, error.what
+        return plan.record, ""
+
+    def _build(self, plan: Path) -> PlanRecord:
+        onnx_path = self.bundle.onnx(self.contract.name)
+        model = load_graph(onnx_path)
+        largest = [ShapedGraph.at(model, self.contract, corner(p, 2)) for p in self.wanted.profiles]
+        if not self.request.allow_slow:
+            check_precision(self.contract.name, largest[0], self.bundle.precision)
+        prepared = prepare(model, self.contract, static_symbols(self.wanted.profiles))
+        job = Job(self.flavour, self.contract, prepared, onnx_path, self.wanted.profiles, self.request.options)
+        partial = plan.with_suffix(".plan.partial")
+        log = BuildLog(self.log_file)
+        try:
+            measured = build_plan(self.api, job, partial, self._report, log)
+            if not self.request.allow_slow:
+                for graph, activation in zip(largest, measured.activation_bytes, strict=False):
+                    check_attention(self.contract.name, attention_memory(graph), activation)
+            partial.replace(plan)
+        finally:
+            partial.unlink(missing_ok=True)
+        record = PlanRecord(
+            identity=self.wanted,
+            file=measured.file,
+            layers=measured.layers,
+            activation_bytes=measured.activation_bytes,
+            weight_bytes=measured.weight_bytes,
+            build_seconds=round(measured.seconds, 3),
+        )
+        write_record(self.bundle.folder, record)
+        return record
+
+    def _report(self, phase: str, share: float) -> None:
+        self.progress(self.contract.name, phase, share)
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel drops it when the process dies, however it dies."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _chosen(bundle: Bundle, only: Iterable[str] | None) -> list[str]:
+    names = list(bundle.contracts) if only is None else list(only)
+    unknown = [name for name in names if name not in bundle.contracts]
+    if unknown:
+        raise BundleError(
+            f"there is no network {', '.join(unknown)}", hint=f"the networks are: {', '.join(bundle.contracts)}"
+        )
+    missing = [name for name in names if name not in bundle.manifest.networks]
+    if missing:
+        bundle.onnx(missing[0])  # raises, with the command that adds it
+    return [name for name in bundle.contracts if name in names]
