@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+if TYPE_CHECKING:
+    from doubles.cuda_double import CudaDouble
+    from instantrt.device.cuda import CudaDevice
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +42,47 @@ def astronaut() -> npt.NDArray[np.uint8]:
 
     photo: npt.NDArray[np.uint8] = astronaut()
     return photo
+
+
+@pytest.fixture(scope="session")
+def cuda_double_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the stand-in for NVIDIA's driver, built once."""
+    from doubles.cuda_double import build
+
+    return build(tmp_path_factory.mktemp("cuda") / "build")
+
+
+@pytest.fixture
+def cuda_double() -> Iterator[CudaDouble]:
+    """The stand-in driver below this process, with an empty log; skipped where it is not loaded."""
+    from doubles.cuda_double import CudaDouble
+
+    double = CudaDouble.loaded()
+    if double is None:
+        pytest.skip("needs the stand-in for NVIDIA's driver: see test_on_the_cuda_double.py")
+    double.reset()
+    yield double
+    gc.collect()
+    double.reset()
+
+
+@pytest.fixture
+def cuda_device() -> Iterator[CudaDevice]:
+    """A GPU, or the stand-in, which then checks that no rule was broken and nothing is left; skipped without either."""
+    from doubles.cuda_double import CudaDouble
+    from instantrt.device.cuda import CudaDevice
+    from instantrt.errors import DeviceError
+
+    double = CudaDouble.loaded()
+    before = double.live() if double else None
+    try:
+        device = CudaDevice()
+    except DeviceError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    with device:
+        yield device
+    if double:
+        assert double.broken_rules() == []
+        gc.collect()
+        assert double.live() == before
+        double.reset()

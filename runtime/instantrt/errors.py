@@ -54,6 +54,12 @@ class CheckpointError(InstantRTError):
     code = "checkpoint"
 
 
+class EngineError(InstantRTError):
+    """A target cannot load or execute a network."""
+
+    code = "engine"
+
+
 class MissingExtraError(InstantRTError):
     """A part of InstantRT was asked for whose optional packages are not installed."""
 
@@ -65,6 +71,25 @@ class MissingExtraError(InstantRTError):
             found=found,
             hint=f'pip install "instantrt[{extra}]"',
         )
+
+
+class DeviceError(InstantRTError):
+    """A device is missing, full, or reported a failure.
+
+    Args:
+        what: what was being done.
+        found: the driver's answer.
+        hint: what the user can do about it.
+        driver_code: the driver's name for the error, e.g. ``CUDA_ERROR_OUT_OF_MEMORY``; None where no driver answered.
+    """
+
+    code = "device"
+
+    def __init__(
+        self, what: str, *, found: str | None = None, hint: str | None = None, driver_code: str | None = None
+    ) -> None:
+        super().__init__(what, found=found, hint=hint)
+        self.driver_code = driver_code
 
 
 class CancelledError(InstantRTError):
