@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import ControlNetModel, UNet2DConditionModel
 
-from instantrt.contracts import NOISE_ROWS, STEP_COLUMNS, STEP_ROWS, network_contracts
+from instantrt.contracts import NOISE_ROWS, STEP_COLUMNS, STEP_ROWS, ModelDims, Residual, network_contracts
 from instantrt_export.checkpoint import Checkpoint
+from instantrt_export.dims import face_attention_sites
 from instantrt_export.export import export_bundle
-from instantrt_export.networks.embeddings import ControlEmbeddingNetwork
+from instantrt_export.networks.embeddings import ControlEmbeddingNetwork, TimeEmbeddingNetwork
+from instantrt_export.networks.identitynet import IdentityNetNetwork
+from instantrt_export.networks.unet import UNetNetwork
 from instantrt_export.networks.vae import VAEDecoderNetwork
 from instantrt_export.shapes import ExportShapes
 
@@ -50,9 +55,31 @@ class Exported:
         return self.sessions[network].run(None, inputs)
 
     def assert_close(self, found: np.ndarray, expected: torch.Tensor) -> None:
-        expected = expected.double().numpy()
-        assert found.shape == expected.shape
-        assert np.linalg.norm(found - expected) <= self.limit * np.linalg.norm(expected)
+        assert_close(found, expected, self.limit)
+
+
+@dataclass
+class InTorch:
+    """The networks before their export, called in the same way."""
+
+    dims: ModelDims
+    modules: dict[str, torch.nn.Module]
+    dtype: type = np.float32
+    limit: float = 1e-5
+
+    def __call__(self, network: str, **inputs: np.ndarray) -> list[np.ndarray]:
+        ordered = [inputs[spec.name] for spec in network_contracts(self.dims)[network].inputs]
+        outputs = self.modules[network](*map(torch.from_numpy, ordered))
+        return [x.numpy() for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    def assert_close(self, found: np.ndarray, expected: torch.Tensor) -> None:
+        assert_close(found, expected, self.limit)
+
+
+def assert_close(found: np.ndarray, expected: torch.Tensor, limit: float) -> None:
+    expected = expected.double().numpy()
+    assert found.shape == expected.shape
+    assert np.linalg.norm(found - expected) <= limit * np.linalg.norm(expected)
 
 
 @pytest.fixture(scope="module")
@@ -285,30 +312,26 @@ class Slots:
         return (channels, self.sizes["H"] // scale, self.sizes["W"] // scale)
 
 
-@pytest.fixture
-def make_slots(checkpoint: Checkpoint, rng) -> Callable[[Exported, dict[str, int], str], Slots]:
-    dims = checkpoint.dims
-
-    def make(net: Exported, sizes: dict[str, int], which: str) -> Slots:
-        slots, halves = sizes["B"], sizes["G"]
-        # Within the noise rows, beyond them, at the last row and past it.
-        step = rng.permutation([3, NOISE_ROWS + 41, STEP_ROWS - 1, STEP_ROWS + 5])[:slots].astype(np.int32)
-        time = [time_inputs(sizes, dims.pooled_width, net.dtype, rng) for _ in range(slots)]
-        embeddings = normal(rng, (slots, STEP_ROWS, halves, dims.time_embedding_width), net.dtype)
-        for slot in range(slots):
-            found = net("time_embedding", **time[slot])[("unet", "identitynet").index(which)]
-            embeddings[slot, min(step[slot], STEP_ROWS - 1)] = found[2]
-        loop = {
-            "latents": normal(rng, (slots, 4, sizes["H"] // 8, sizes["W"] // 8), np.float32),
-            "step": step,
-            "step_table": rng.uniform(0.5, 1.5, (slots, STEP_ROWS, len(STEP_COLUMNS))).astype(np.float32),
-            "time_embeddings": embeddings,
-            "face_tokens": normal(rng, (halves, slots, dims.face_tokens, dims.token_width), net.dtype),
-        }
-        pooled, time_ids = (np.stack([t[key] for t in time]) for key in ("pooled", "time_ids"))
-        return Slots(sizes, loop, np.array([t["timesteps"][2] for t in time]), pooled, time_ids, net.dtype)
-
-    return make
+def make_slots(
+    net: Exported | InTorch, dims: ModelDims, sizes: dict[str, int], which: str, rng: np.random.Generator
+) -> Slots:
+    slots, halves = sizes["B"], sizes["G"]
+    # Within the noise rows, beyond them, at the last row and past it.
+    step = rng.permutation([3, NOISE_ROWS + 41, STEP_ROWS - 1, STEP_ROWS + 5])[:slots].astype(np.int32)
+    time = [time_inputs(sizes, dims.pooled_width, net.dtype, rng) for _ in range(slots)]
+    embeddings = normal(rng, (slots, STEP_ROWS, halves, dims.time_embedding_width), net.dtype)
+    for slot in range(slots):
+        found = net("time_embedding", **time[slot])[("unet", "identitynet").index(which)]
+        embeddings[slot, min(step[slot], STEP_ROWS - 1)] = found[2]
+    loop = {
+        "latents": normal(rng, (slots, 4, sizes["H"] // 8, sizes["W"] // 8), np.float32),
+        "step": step,
+        "step_table": rng.uniform(0.5, 1.5, (slots, STEP_ROWS, len(STEP_COLUMNS))).astype(np.float32),
+        "time_embeddings": embeddings,
+        "face_tokens": normal(rng, (halves, slots, dims.face_tokens, dims.token_width), net.dtype),
+    }
+    pooled, time_ids = (np.stack([t[key] for t in time]) for key in ("pooled", "time_ids"))
+    return Slots(sizes, loop, np.array([t["timesteps"][2] for t in time]), pooled, time_ids, net.dtype)
 
 
 def random_masks(slots: Slots, scales: tuple[int, ...], rng: np.random.Generator) -> dict[int, np.ndarray]:
@@ -316,13 +339,19 @@ def random_masks(slots: Slots, scales: tuple[int, ...], rng: np.random.Generator
     return {s: rng.random(shape[s]).astype(slots.dtype) for s in scales}
 
 
-def check_identitynet(net: Exported, checkpoint: Checkpoint, modules, slots: Slots, rng: np.random.Generator) -> None:
-    dims, picture = checkpoint.dims, random_picture(slots.sizes, rng)
+def check_identitynet(
+    net: Exported | InTorch,
+    dims: ModelDims,
+    identitynet: torch.nn.Module,
+    sizes: dict[str, int],
+    rng: np.random.Generator,
+) -> None:
+    slots, picture = make_slots(net, dims, sizes, "identitynet", rng), random_picture(sizes, rng)
     (features,) = net("control_embedding", image=picture)
     masks = random_masks(slots, dims.control_scales, rng)
     named_masks = {f"control_mask_{s}": mask for s, mask in masks.items()}
     found = net("identitynet", **slots.loop, control_features=features, **named_masks)
-    down, mid = modules("identitynet")(
+    down, mid = identitynet(
         slots.sample(),
         slots.rows(torch.from_numpy(slots.timesteps)),
         encoder_hidden_states=as_torch(slots.loop["face_tokens"]).flatten(0, 1),
@@ -336,12 +365,12 @@ def check_identitynet(net: Exported, checkpoint: Checkpoint, modules, slots: Slo
         net.assert_close(array, expected.unflatten(0, (slots.sizes["G"], slots.sizes["B"])))
 
 
-def test_identitynet_in_fp32(fp32: Exported, checkpoint, modules, make_slots, rng, symbolic: dict[str, int]) -> None:
-    check_identitynet(fp32, checkpoint, modules, make_slots(fp32, symbolic, "identitynet"), rng)
+def test_identitynet_in_fp32(fp32: Exported, checkpoint, modules, rng, symbolic: dict[str, int]) -> None:
+    check_identitynet(fp32, checkpoint.dims, modules("identitynet"), symbolic, rng)
 
 
-def test_identitynet_in_fp16(fp16: Exported, checkpoint, modules, make_slots, rng) -> None:
-    check_identitynet(fp16, checkpoint, modules, make_slots(fp16, STATIC, "identitynet"), rng)
+def test_identitynet_in_fp16(fp16: Exported, checkpoint, modules, rng) -> None:
+    check_identitynet(fp16, checkpoint.dims, modules("identitynet"), STATIC, rng)
 
 
 class SimpleFaceAttention(torch.nn.Module):
@@ -366,18 +395,25 @@ class SimpleFaceAttention(torch.nn.Module):
         return torch.cat(outputs, dim=-1)
 
 
-@pytest.fixture(scope="module")
-def face_unet(checkpoint: Checkpoint) -> tuple[torch.nn.Module, list[SimpleFaceAttention]]:
-    unet = checkpoint.unet(torch.float32)
+FaceUNet = tuple[torch.nn.Module, list[SimpleFaceAttention]]
+
+
+def with_simple_face_attention(unet: torch.nn.Module, weights: list[tuple[torch.Tensor, torch.Tensor]]) -> FaceUNet:
     crossing = [name for name in unet.attn_processors if ".attn2." in name]
-    weights = checkpoint.face_attention_weights()
     layers = [SimpleFaceAttention(*pair) for pair in weights]
     unet.set_attn_processor({**unet.attn_processors, **dict(zip(crossing, layers, strict=True))})
     return unet, layers
 
 
-def check_unet(net: Exported, checkpoint: Checkpoint, face_unet, slots: Slots, rng: np.random.Generator) -> None:
-    dims, (unet, layers) = checkpoint.dims, face_unet
+@pytest.fixture(scope="module")
+def face_unet(checkpoint: Checkpoint) -> FaceUNet:
+    return with_simple_face_attention(checkpoint.unet(torch.float32), checkpoint.face_attention_weights())
+
+
+def check_unet(
+    net: Exported | InTorch, dims: ModelDims, face_unet: FaceUNet, sizes: dict[str, int], rng: np.random.Generator
+) -> None:
+    slots, (unet, layers) = make_slots(net, dims, sizes, "unet", rng), face_unet
     slots_and_halves = (slots.sizes["G"], slots.sizes["B"])
     masks = random_masks(slots, dims.adapter_scales, rng)
     text = normal(rng, (*slots_and_halves, dims.text_tokens, dims.token_width), net.dtype)
@@ -417,12 +453,61 @@ def check_unet(net: Exported, checkpoint: Checkpoint, face_unet, slots: Slots, r
     np.testing.assert_array_equal(next_step, slots.loop["step"] + 1)
 
 
-def test_unet_in_fp32(fp32: Exported, checkpoint, face_unet, make_slots, rng, symbolic: dict[str, int]) -> None:
-    check_unet(fp32, checkpoint, face_unet, make_slots(fp32, symbolic, "unet"), rng)
+def test_unet_in_fp32(fp32: Exported, checkpoint, face_unet, rng, symbolic: dict[str, int]) -> None:
+    check_unet(fp32, checkpoint.dims, face_unet, symbolic, rng)
 
 
-def test_unet_in_fp16(fp16: Exported, checkpoint, face_unet, make_slots, rng) -> None:
-    check_unet(fp16, checkpoint, face_unet, make_slots(fp16, STATIC, "unet"), rng)
+def test_unet_in_fp16(fp16: Exported, checkpoint, face_unet, rng) -> None:
+    check_unet(fp16, checkpoint.dims, face_unet, STATIC, rng)
+
+
+# --- SDXL's own arrangement of blocks, which nano does not have: no attention at the top, several layers a block
+
+SDXL_BLOCKS = {
+    "block_out_channels": (32, 32, 64),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 3),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "attention_head_dim": (1, 2, 4),
+    "norm_num_groups": 8,
+    "cross_attention_dim": 48,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 32 + 6 * 8,
+}
+
+
+@pytest.fixture(scope="module")
+def sdxl_dims(checkpoint: Checkpoint) -> ModelDims:
+    """The residuals that the SDXL UNet's nine skip connections need."""
+    skips = [(32, 8), (32, 8), (32, 8), (32, 16), (32, 16), (32, 16), (32, 32), (64, 32), (64, 32)]
+    residuals = tuple(Residual(*skip) for skip in skips)
+    sizes = {"pooled_width": 32, "token_width": 48, "time_embedding_width": 128, "control_channels": 32}
+    scales = {"residuals": residuals, "mid_residual": Residual(64, 32), "adapter_scales": (16, 32)}
+    return replace(checkpoint.dims, **sizes, **scales)
+
+
+def test_loop_networks_with_the_blocks_of_sdxl(sdxl_dims: ModelDims, rng) -> None:
+    up_blocks = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+    unet = UNet2DConditionModel(in_channels=4, out_channels=4, up_block_types=up_blocks, **SDXL_BLOCKS).eval()
+    identitynet = ControlNetModel(conditioning_embedding_out_channels=(8, 16, 24, 32), **SDXL_BLOCKS).eval()
+    for zero_convolution in (*identitynet.controlnet_down_blocks, identitynet.controlnet_mid_block):
+        torch.nn.init.normal_(zero_convolution.weight, std=0.2)
+    torch.nn.init.normal_(identitynet.controlnet_cond_embedding.conv_out.weight, std=0.2)
+    sites = face_attention_sites(unet, vae_scale=8)
+    weights = [(torch.randn(site.key_shape), torch.randn(site.value_shape)) for site in sites]
+    net = InTorch(
+        sdxl_dims,
+        {
+            "time_embedding": TimeEmbeddingNetwork(unet, identitynet),
+            "control_embedding": ControlEmbeddingNetwork(identitynet),
+            "identitynet": IdentityNetNetwork(deepcopy(identitynet), sdxl_dims),
+            "unet": UNetNetwork(deepcopy(unet), weights, sdxl_dims),
+        },
+    )
+    check_identitynet(net, sdxl_dims, identitynet, STATIC, rng)
+    check_unet(net, sdxl_dims, with_simple_face_attention(unet, weights), STATIC, rng)
 
 
 # --- what builders need of the graphs
