@@ -55,8 +55,9 @@ def test_the_lean_environment_generates_a_picture(
     done = subprocess.run([*command, "--seed", "7", "--out", out, "--json"], check=True, capture_output=True, text=True)
     report = json.loads(done.stdout)
     assert report["seed"] == 7
-    assert Image.open(out).size == (128, 128)
-    assert np.asarray(Image.open(out)).std() > 1
+    with Image.open(out) as picture:
+        assert picture.size == (128, 128)
+        assert np.asarray(picture).std() > 1
 
 
 def test_nothing_heavy_is_installed_and_the_size_is_reported(

@@ -205,7 +205,9 @@ def test_command_line_generate(
     assert report["files"] == [str(out.with_stem(f"picture-{i}")) for i in (1, 2)]
     assert report["seed"] == 3
     assert report["timings"]["total_ms"] > 0
-    assert [Image.open(file).size for file in report["files"]] == [(128, 64)] * 2
+    for file in report["files"]:
+        with Image.open(file) as picture:
+            assert picture.size == (128, 64)
 
 
 @pytest.mark.parametrize(
