@@ -135,6 +135,25 @@ def resolve_dim(dim: Dim, symbols: Mapping[str, int]) -> int:
     return quotient
 
 
+def symbols_of(contract: NetworkContract, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The contract's symbols in numbers, read off the inputs' ``shapes``: the inverse of :meth:`TensorSpec.resolve`.
+
+    Raises:
+        ValueError: an input has too many or too few axes, or two inputs disagree.
+    """
+    symbols: dict[str, int] = {}
+    for spec in contract.inputs:
+        for dim, size in zip(spec.shape, shapes[spec.name], strict=True):
+            if isinstance(dim, str):
+                symbol, _, divisor = dim.partition("/")
+                number = size * int(divisor or 1)
+                if symbols.setdefault(symbol, number) != number:
+                    raise ValueError(
+                        f"{spec.name} of {contract.name} has {dim}={size} where {symbol}={symbols[symbol]}"
+                    )
+    return symbols
+
+
 def _picture(scale: int) -> tuple[str, str]:
     return (f"H/{scale}", f"W/{scale}") if scale > 1 else ("H", "W")
 
@@ -158,7 +177,9 @@ def _detector_heads(dims: ModelDims) -> tuple[TensorSpec, ...]:
         )
     cells = {stride: 2 * (dims.detector_px // stride) ** 2 for stride in (8, 16, 32)}
     heads = {"scores": 1, "boxes": 4, "keypoints": 10}
-    return tuple(TensorSpec(f"{head}_{s}", "float32", (cells[s], width)) for head, width in heads.items() for s in cells)
+    return tuple(
+        TensorSpec(f"{head}_{s}", "float32", (cells[s], width)) for head, width in heads.items() for s in cells
+    )
 
 
 def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:

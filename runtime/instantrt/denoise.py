@@ -8,15 +8,16 @@ Slots are independent of each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from instantrt.contracts import NOISE_ROWS, STEP_ROWS, ModelDims, Precision, TensorSpec, network_contracts
-from instantrt.device import Buffer, Device
+from instantrt.device import Buffer, Device, Event
 from instantrt.engine import Engine, Target
 from instantrt.errors import CancelledError
 from instantrt.samplers import HOLD_ROW, StepTable
@@ -24,8 +25,13 @@ from instantrt.samplers import HOLD_ROW, StepTable
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
 
+LOOP_NETWORKS = ("identitynet", "unet")  # in this order, once per call
+
 # After each call the unet's outputs become its next inputs.
 CARRIED = (("next_latents", "latents"), ("next_history", "history"), ("next_step", "step"))
+
+IN_FLIGHT = 4  # launched calls that may be unfinished: enough to hide the polling below, few enough to cancel soon
+POLL_S = 100e-6  # between two looks at an unfinished call; a call of SDXL takes 10 ms or more
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class LoopShape:
 class SlotInputs:
     """Everything one slot needs for its whole loop. G guidance halves; h = H/8, w = W/8.
 
+    The conditions may be host arrays, which are uploaded, or buffers of the loop's device, which are copied there.
+
     Args:
         table: the sampler's rows, n of them.
         latents: f32 [4, h, w], noise already times ``table.init_noise_sigma``.
@@ -62,20 +70,20 @@ class SlotInputs:
     table: StepTable
     latents: Array
     noise: Array
-    time_embeddings_unet: Array
-    time_embeddings_identitynet: Array
+    time_embeddings_unet: Array | Buffer
+    time_embeddings_identitynet: Array | Buffer
     text_tokens: Array
     face_tokens: Array
-    control_features: Array
+    control_features: Array | Buffer
     masks: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class LoopTimes:
-    """Host times of one run of the loop, one entry per network call."""
+    """Times of one run of the loop, one entry per network call."""
 
-    call_ms: tuple[float, ...]
-    overhead_us: tuple[float, ...]  # time of each call spent outside the engines
+    call_ms: tuple[float, ...]  # on the device, from events
+    overhead_us: tuple[float, ...]  # of the host, outside the engines and not waiting
 
 
 class DenoiseLoop:
@@ -86,25 +94,40 @@ class DenoiseLoop:
         dims: the bundle's sizes.
         precision: the bundle's network dtype.
         shape: slots, guidance halves and picture size.
+        eager: put every call on the stream anew instead of launching a captured graph, for debugging.
     """
 
-    def __init__(self, target: Target, dims: ModelDims, precision: Precision, shape: LoopShape) -> None:
+    def __init__(
+        self, target: Target, dims: ModelDims, precision: Precision, shape: LoopShape, *, eager: bool = False
+    ) -> None:
         self.shape = shape
         self._device: Device = target.device
         contracts = network_contracts(dims)
-        self._specs = _loop_specs(contracts["identitynet"].inputs, contracts["unet"].inputs, contracts["unet"].outputs)
-        self._buffers: dict[str, Buffer] = {
-            name: self._device.allocate(spec.resolve(shape.symbols), spec.numpy_dtype(precision))
-            for name, spec in self._specs.items()
-        }
-        self._identitynet = target.load("identitynet", shape.symbols)
-        self._unet = target.load("unet", shape.symbols)
-        self._bind(self._identitynet)
-        self._bind(self._unet)
-        self._graph = self._device.capture(self._step)
+        specs = _loop_specs(contracts["identitynet"].inputs, contracts["unet"].inputs, contracts["unet"].outputs)
+        with ExitStack() as owned:
+            self._buffers: dict[str, Buffer] = {
+                name: owned.enter_context(
+                    closing(self._device.allocate(spec.resolve(shape.symbols), spec.numpy_dtype(precision)))
+                )
+                for name, spec in specs.items()
+            }
+            self._marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
+            self._engines = tuple(
+                owned.enter_context(closing(target.load(name, shape.symbols))) for name in LOOP_NETWORKS
+            )
+            for engine in self._engines:
+                self._bind(engine)
+                engine.settle(self._device.stream, capture=not eager)
+            self._launch = self._step if eager else self._captured(owned)
+            self._owned = owned.pop_all()
+
+    @property
+    def latents_buffer(self) -> Buffer:
+        """The latents of all slots, f32 [B, 4, h, w], for engines that take them where they are."""
+        return self._buffers["latents"]
 
     def load_slot(self, slot: int, inputs: SlotInputs) -> None:
-        """Upload one slot's inputs and set its step counter to 0; other slots are not touched."""
+        """Put one slot's inputs on the stream and set its step counter to 0; other slots are not touched."""
         rows = len(inputs.table.rows)
         put = self._put
         put("latents", inputs.latents, slot)
@@ -114,9 +137,9 @@ class DenoiseLoop:
         if len(inputs.noise):
             self._put_rows("noise", inputs.noise[:NOISE_ROWS], slot)
         for network in ("unet", "identitynet"):
-            embeddings: Array = getattr(inputs, f"time_embeddings_{network}")
-            if len(embeddings) != rows:
-                raise ValueError(f"{len(embeddings)} time embeddings for {rows} rows of the step table")
+            embeddings: Array | Buffer = getattr(inputs, f"time_embeddings_{network}")
+            if embeddings.shape[0] != rows:
+                raise ValueError(f"{embeddings.shape[0]} time embeddings for {rows} rows of the step table")
             self._put_rows(f"time_embeddings_{network}", embeddings, slot)
         for half in range(self.shape.halves):
             put("text_tokens", inputs.text_tokens[half], half, slot)
@@ -128,43 +151,51 @@ class DenoiseLoop:
     def run(
         self, calls: int, on_call: Progress | None = None, cancelled: Callable[[], bool] | None = None
     ) -> LoopTimes:
-        """Launch the graph ``calls`` times.
+        """:meth:`launch`, then wait for the last call."""
+        return self.launch(calls, on_call, cancelled).finish()
+
+    def launch(
+        self, calls: int, on_call: Progress | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> LoopRun:
+        """Launch the graph ``calls`` times; at most ``IN_FLIGHT`` of them are unfinished at any time.
+
+        The host never waits for the stream: it looks at events, and sleeps while too many calls are unfinished.
 
         Args:
             calls: network calls, the largest row count of the loaded tables.
             on_call: told (calls done, calls in all) after each one.
-            cancelled: asked before each call.
+            cancelled: asked before each launch and while waiting.
 
         Raises:
-            CancelledError: ``cancelled`` answered yes.
+            CancelledError: ``cancelled`` answered yes; calls in flight still finish.
         """
-        call_ms, overhead_us = [], []
-        busy = self._busy_ns()
-        start = perf_counter_ns()
+        stream = self._device.stream
+        run = LoopRun(self._marks[: calls + 1], on_call, cancelled)
+        stream.record(self._marks[0])
         for call in range(1, calls + 1):
-            if cancelled is not None and cancelled():
-                raise CancelledError("the request was cancelled", found=f"{call - 1} of {calls} calls done")
-            self._graph.launch()
-            if on_call is not None:
-                on_call(call, calls)
-            end, busy_after = perf_counter_ns(), self._busy_ns()
-            call_ms.append((end - start) / 1e6)
-            overhead_us.append((end - start - busy_after + busy) / 1e3)
-            start, busy = end, busy_after
-        return LoopTimes(tuple(call_ms), tuple(overhead_us))
+            start, busy, waited = perf_counter_ns(), self._busy_ns(), run.waited_ns
+            run.follow(call - IN_FLIGHT)
+            self._launch()
+            stream.record(self._marks[call])
+            run.launched = call
+            idle = self._busy_ns() - busy + run.waited_ns - waited
+            run.overhead_us.append((perf_counter_ns() - start - idle) / 1e3)
+        return run
 
     def latents(self) -> npt.NDArray[np.float32]:
         """The latents of all slots as they are now, f32 [B, 4, h, w], a copy."""
         return self._device.download(self._buffers["latents"])
 
     def close(self) -> None:
-        """Release the engines; may be called more than once."""
-        self._identitynet.close()
-        self._unet.close()
+        """Release graph, engines and buffers; may be called more than once."""
+        self._owned.close()
+
+    def _captured(self, owned: ExitStack) -> Callable[[], None]:
+        return owned.enter_context(closing(self._device.capture(self._step))).launch
 
     def _step(self) -> None:
-        self._identitynet.enqueue(self._device.stream)
-        self._unet.enqueue(self._device.stream)
+        for engine in self._engines:
+            engine.enqueue(self._device.stream)
         for source, destination in CARRIED:
             self._device.copy(self._buffers[source], self._buffers[destination])
 
@@ -174,15 +205,69 @@ class DenoiseLoop:
             engine.bind(spec.name, self._buffers[_buffer_name(network.name, spec.name)])
 
     def _busy_ns(self) -> int:
-        return self._identitynet.busy_ns + self._unet.busy_ns
+        return sum(engine.busy_ns for engine in self._engines)
 
-    def _put(self, name: str, array: Array, *index: int) -> None:
-        buffer = self._buffers[name].at(*index)
-        self._device.upload(np.asarray(array, buffer.dtype, order="C"), buffer)
+    def _put(self, name: str, values: Array | Buffer, *index: int) -> None:
+        self._fill(self._buffers[name].at(*index), values)
 
-    def _put_rows(self, name: str, array: Array, slot: int) -> None:
-        buffer = self._buffers[name].at(slot).rows(len(array))
-        self._device.upload(np.asarray(array, buffer.dtype, order="C"), buffer)
+    def _put_rows(self, name: str, values: Array | Buffer, slot: int) -> None:
+        self._fill(self._buffers[name].at(slot).rows(values.shape[0]), values)
+
+    def _fill(self, buffer: Buffer, values: Array | Buffer) -> None:
+        if isinstance(values, np.ndarray):
+            self._device.upload(np.asarray(values, buffer.dtype, order="C"), buffer)
+        else:
+            self._device.copy(values, buffer)
+
+
+class LoopRun:
+    """Follows launched calls by looking at their events.
+
+    Args:
+        marks: one event before the first call and one after each.
+        on_call: told (calls done, calls in all).
+        cancelled: asked at every look.
+    """
+
+    def __init__(self, marks: list[Event], on_call: Progress | None, cancelled: Callable[[], bool] | None) -> None:
+        self.launched = 0
+        self.waited_ns = 0
+        self.overhead_us: list[float] = []
+        self._marks = marks
+        self._on_call = on_call
+        self._cancelled = cancelled
+        self._done = 0
+
+    def follow(self, until: int) -> None:
+        """Tell progress until so many calls are done.
+
+        Raises:
+            CancelledError: the caller cancelled before all calls were done.
+        """
+        total = len(self._marks) - 1
+        while True:
+            self._tell(total)
+            if self._done == total:
+                return
+            if self._cancelled is not None and self._cancelled():
+                raise CancelledError("the request was cancelled", found=f"{self._done} of {total} calls done")
+            if self._done >= until:
+                return
+            start = perf_counter_ns()
+            sleep(POLL_S)
+            self.waited_ns += perf_counter_ns() - start
+
+    def finish(self) -> LoopTimes:
+        """Follow all calls to their end."""
+        self.follow(len(self._marks) - 1)
+        spans = zip(self._marks[1:], self._marks, strict=False)
+        return LoopTimes(tuple(after.ms_since(before) for after, before in spans), tuple(self.overhead_us))
+
+    def _tell(self, total: int) -> None:
+        while self._done < self.launched and self._marks[self._done + 1].is_done:
+            self._done += 1
+            if self._on_call is not None:
+                self._on_call(self._done, total)
 
 
 def _buffer_name(network: str, tensor: str) -> str:

@@ -1,4 +1,4 @@
-"""A prelude or finale network as a function from host arrays to host arrays, with buffers kept per shape."""
+"""A prelude or finale network as a function of host arrays or device buffers, with its own buffers kept per shape."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instantrt.contracts import NetworkContract, Precision
+from instantrt.contracts import NetworkContract, Precision, TensorSpec, symbols_of
 from instantrt.device import Buffer
 from instantrt.engine import Target
 
@@ -18,7 +18,7 @@ MAX_SHAPES = 8
 
 
 class Network:
-    """Calls one engine. Buffers are allocated and bound at the first call of a shape and reused afterwards.
+    """Calls one engine. Buffers are allocated at the first call of a shape and reused afterwards.
 
     Args:
         target: makes the engine and owns the device.
@@ -32,44 +32,54 @@ class Network:
         self._precision: Precision = precision
         self._engine = target.load(contract.name, {})
         self._buffers: OrderedDict[tuple[int, ...], dict[str, Buffer]] = OrderedDict()
-        self._bound: tuple[int, ...] | None = None
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once. Inputs are cast to the contract's dtypes; outputs are fresh arrays."""
-        symbols = self._symbols(inputs)
-        buffers = self._bind(symbols)
+    def __call__(self, inputs: Mapping[str, Array | Buffer]) -> dict[str, Array]:
+        """:meth:`run`, its outputs downloaded as fresh arrays."""
+        outputs = self.run(inputs)
+        return dict(zip(outputs, self._device.download_all(list(outputs.values())), strict=True))
+
+    def run(self, inputs: Mapping[str, Array | Buffer]) -> dict[str, Buffer]:
+        """Put one execution on the stream.
+
+        Arrays are cast to the contract's dtypes and uploaded; buffers are read where they are.
+        The outputs stay on the device and are valid until the next call.
+        """
+        symbols = symbols_of(self._contract, {name: value.shape for name, value in inputs.items()})
+        buffers = self._kept(symbols)
         for spec in self._contract.inputs:
-            array = np.asarray(inputs[spec.name], buffers[spec.name].dtype, order="C")
-            self._device.upload(array, buffers[spec.name])
+            value = inputs[spec.name]
+            if isinstance(value, np.ndarray):
+                buffer = self._buffer(buffers, spec, symbols)
+                self._device.upload(np.asarray(value, buffer.dtype, order="C"), buffer)
+            else:
+                buffer = value
+            self._engine.bind(spec.name, buffer)
+        outputs = {spec.name: self._buffer(buffers, spec, symbols) for spec in self._contract.outputs}
+        for name, buffer in outputs.items():
+            self._engine.bind(name, buffer)
         self._engine.enqueue(self._device.stream)
-        return {spec.name: self._device.download(buffers[spec.name]) for spec in self._contract.outputs}
+        return outputs
 
     def close(self) -> None:
-        """Release the engine; may be called more than once."""
+        """Release engine and buffers; may be called more than once."""
         self._engine.close()
-        self._buffers.clear()
+        while self._buffers:
+            _close(self._buffers.popitem()[1])
 
-    def _symbols(self, inputs: Mapping[str, Array]) -> dict[str, int]:
-        symbols: dict[str, int] = {}
-        for spec in self._contract.inputs:
-            for dim, size in zip(spec.shape, inputs[spec.name].shape, strict=True):
-                if isinstance(dim, str):
-                    symbol, _, divisor = dim.partition("/")
-                    symbols[symbol] = size * int(divisor or 1)
-        return symbols
-
-    def _bind(self, symbols: dict[str, int]) -> dict[str, Buffer]:
+    def _kept(self, symbols: dict[str, int]) -> dict[str, Buffer]:
+        """The buffers of a shape, made the most recent; the least recent ones go."""
         key = tuple(symbols.values())
-        buffers = self._buffers.pop(key, None) or self._allocate(symbols)
-        self._buffers[key] = buffers
+        self._buffers[key] = self._buffers.pop(key, {})
         if len(self._buffers) > MAX_SHAPES:
-            self._buffers.popitem(last=False)
-        if key != self._bound:
-            for name, buffer in buffers.items():
-                self._engine.bind(name, buffer)
-            self._bound = key
-        return buffers
+            _close(self._buffers.popitem(last=False)[1])
+        return self._buffers[key]
 
-    def _allocate(self, symbols: dict[str, int]) -> dict[str, Buffer]:
-        specs = (*self._contract.inputs, *self._contract.outputs)
-        return {s.name: self._device.allocate(s.resolve(symbols), s.numpy_dtype(self._precision)) for s in specs}
+    def _buffer(self, buffers: dict[str, Buffer], spec: TensorSpec, symbols: dict[str, int]) -> Buffer:
+        if spec.name not in buffers:
+            buffers[spec.name] = self._device.allocate(spec.resolve(symbols), spec.numpy_dtype(self._precision))
+        return buffers[spec.name]
+
+
+def _close(buffers: dict[str, Buffer]) -> None:
+    for buffer in buffers.values():
+        buffer.close()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from threading import Lock
-from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -17,18 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt.bundle import Bundle
-from instantrt.denoise import DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
-from instantrt.engine import Target
+from instantrt.denoise import LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
+from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
 from instantrt.noise import TorchGenerator
 from instantrt.prelude.conditions import Conditions, condition_masks
 from instantrt.prelude.face import FaceStage
 from instantrt.prelude.identity import Identity, identity_from_photos
+from instantrt.prelude.memory import FaceMemory
 from instantrt.prelude.photo import decode_photo
 from instantrt.prelude.styles import apply_style
 from instantrt.request import MAX_SEED, RANDOM_SEED, GenerateRequest
 from instantrt.result import GenerateResult, Timings
 from instantrt.samplers import StepTable, step_table
+from instantrt.stages import StageClock
 from instantrt.targets import open_target
 
 MAX_LOOPS = 4  # shapes whose engines, buffers and graphs are kept
@@ -63,33 +65,58 @@ class InstantID:
     One request runs at a time; calls from several threads wait for each other.
     """
 
-    def __init__(self, bundle: Bundle, target: Target) -> None:
+    def __init__(self, bundle: Bundle, target: Target, *, eager: bool = False) -> None:
         self.bundle = bundle
         self._target = target
+        self._eager = eager
         self._lock = Lock()
         self._loops: OrderedDict[LoopShape, DenoiseLoop] = OrderedDict()
-        self._conditions = Conditions(bundle, target)
-        self._detector, self._encoder, self._vae = (
-            Network(target, bundle.contracts[name], bundle.precision)
-            for name in ("face_detector", "face_encoder", "vae_decoder")
-        )
-        self._faces = FaceStage(bundle.dims, self._detector, self._encoder)
+        with ExitStack() as owned:
+            owned.callback(target.close)
+            self._clock = owned.enter_context(closing(StageClock(target.device)))
+            self.conditions = owned.enter_context(closing(Conditions(bundle, target)))
+            detector, encoder, self._vae = (
+                owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision)))
+                for name in ("face_detector", "face_encoder", "vae_decoder")
+            )
+            self.faces = FaceMemory(FaceStage(bundle.dims, detector, encoder))
+            owned.callback(self._close_loops)
+            self._owned = owned.pop_all()
 
     @classmethod
-    def load(cls, bundle: str | Path, *, target: str = "onnxruntime", threads: int | None = None) -> InstantID:
+    def load(
+        cls,
+        bundle: str | Path,
+        *,
+        target: str = "onnxruntime",
+        threads: int | None = None,
+        device: int | None = None,
+        weight_budget_bytes: int | None = None,
+        runtime_cache: Path | None = None,
+        eager: bool = False,
+    ) -> InstantID:
         """Open a bundle and load its networks.
 
         Args:
             bundle: the bundle's folder.
-            target: what executes the networks.
-            threads: CPU threads that one network may use; None leaves it to the target.
+            target: what executes the networks, a key of :data:`instantrt.targets.TARGETS`.
+            threads: CPU threads that one network may use; None leaves it to the target (``onnxruntime`` only).
+            device: ordinal of the GPU; None takes the first (TensorRT targets only).
+            weight_budget_bytes: device memory for the weights of each network that was built for weight streaming; the
+                rest stays on the host. None keeps all on the device (TensorRT targets only).
+            runtime_cache: folder for kernels that were compiled on this machine; None takes the plans' own folder
+                (``tensorrt-rtx`` only).
+            eager: put each step on the stream anew instead of replaying a captured graph, for debugging.
 
         Raises:
             BundleError: the folder is not a complete, unaltered bundle.
+            PlanError: a plan is missing, altered, or made for something else.
             MissingExtraError: the target's packages are not installed.
+            RequestError: an unknown target, or an option that it lacks.
         """
         opened = Bundle.open(bundle)
-        return cls(opened, open_target(target, opened, threads))
+        options = TargetOptions(threads, device, weight_budget_bytes, runtime_cache)
+        return cls(opened, open_target(target, opened, options), eager=eager)
 
     def generate(
         self,
@@ -121,24 +148,18 @@ class InstantID:
             CancelledError: ``cancelled`` answered True.
         """
         with self._lock:
-            timings = Timings()
-            prepared = self._prepare(request, timings)
-            return self._generate(prepared, timings, progress, cancelled)
+            self._clock.restart()
+            return self._generate(self._prepare(request), progress, cancelled)
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Only the photo and face stages of a request."""
         with self._lock:
-            return self._prepare(request, Timings())
+            self._clock.restart()
+            return self._prepare(request)
 
     def close(self) -> None:
         """Release everything; may be called more than once."""
-        for loop in self._loops.values():
-            loop.close()
-        self._loops.clear()
-        self._conditions.close()
-        for network in (self._detector, self._encoder, self._vae):
-            network.close()
-        self._target.close()
+        self._owned.close()
 
     def __enter__(self) -> InstantID:
         return self
@@ -148,69 +169,65 @@ class InstantID:
     ) -> None:
         self.close()
 
-    def _prepare(self, request: GenerateRequest, timings: Timings) -> Prepared:
+    def _prepare(self, request: GenerateRequest) -> Prepared:
         width, height = request.width, request.height
         if width is None or height is None:
             width, height = self.bundle.manifest.sizes.default
         self.bundle.manifest.sizes.check(width, height)
         prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
-        with _timed(timings, "decode"):
+        with self._clock.stage("decode"):
             photo = decode_photo(request.face)
             pose = None if request.pose is None else decode_photo(request.pose)
-        with _timed(timings, "face"):
-            identity = identity_from_photos(self._faces, photo, pose, width, height)
+        with self._clock.stage("face"):
+            identity = identity_from_photos(self.faces, photo, pose, width, height)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed == RANDOM_SEED else request.seed
         return Prepared(request, prompt, negative_prompt, seed, width, height, identity)
 
     def _generate(
-        self,
-        prepared: Prepared,
-        timings: Timings,
-        progress: Progress | None,
-        cancelled: Callable[[], bool] | None,
+        self, prepared: Prepared, progress: Progress | None, cancelled: Callable[[], bool] | None
     ) -> GenerateResult:
-        request = prepared.request
+        request, stage = prepared.request, self._clock.stage
         table = step_table(request.sampler, request.steps, request.guidance_scale, self.bundle.scheduler)
-        with _timed(timings, "load"):
+        with stage("load"):
             loop = self._loop(prepared)
-        slots, warnings = self._slots(prepared, table, loop.shape.halves, timings)
+        slots, warnings = self._slots(prepared, table, loop.shape.halves)
         calls = len(table.rows)
         batches = [slots[i : i + loop.shape.slots] for i in range(0, len(slots), loop.shape.slots)]
         pixels, latents, times = [], [], []
         for index, batch in enumerate(batches):
-            with _timed(timings, "upload"):
+            with stage("upload"):
                 for slot, inputs in enumerate(batch):
                     loop.load_slot(slot, inputs)
-            with _timed(timings, "loop"):
-                times.append(loop.run(calls, _shifted(progress, index * calls, len(batches) * calls), cancelled))
-                final = loop.latents()
-            with _timed(timings, "vae"):
-                pixels.append(self._vae({"latents": final})["images"][: len(batch)])
-            latents.append(final[: len(batch)])
-        _keep(timings, times)
+            with stage("loop"):
+                run = loop.launch(calls, _shifted(progress, index * calls, len(batches) * calls), cancelled)
+            with stage("vae"):
+                images = self._vae.run({"latents": loop.latents_buffer})["images"]
+            times.append(run.finish())
+            with stage("download"):
+                found = self._target.device.download_all([images, loop.latents_buffer])
+            pixels.append(found[0][: len(batch)])
+            latents.append(found[1][: len(batch)])
         return GenerateResult(
             np.concatenate(pixels),
             np.concatenate(latents),
             prepared.seed,
             prepared.identity.keypoints,
             prepared.identity.warnings + warnings,
-            timings,
+            _timings(self._clock.read_ms(), times),
         )
 
-    def _slots(
-        self, prepared: Prepared, table: StepTable, halves: int, timings: Timings
-    ) -> tuple[list[SlotInputs], tuple[str, ...]]:
-        request, conditions = prepared.request, self._conditions
-        with _timed(timings, "text"):
+    def _slots(self, prepared: Prepared, table: StepTable, halves: int) -> tuple[list[SlotInputs], tuple[str, ...]]:
+        request, conditions, stage = prepared.request, self.conditions, self._clock.stage
+        with stage("text"):
             text = conditions.text(prepared.prompt, prepared.negative_prompt, halves)
-        with _timed(timings, "prelude"):
+        with stage("prelude"):
             face_tokens = conditions.face_tokens(prepared.identity.embedding, halves)
             features = conditions.control_features(prepared.identity.control_image)
             times = conditions.time_embeddings(table, text.pooled, prepared.width, prepared.height)
             masks = condition_masks(
                 self.bundle.dims, prepared.region, request.identity_strength, request.adapter_strength
             )
-        with _timed(timings, "noise"):
+        with stage("noise"):
             latents, noise = self._noise(prepared, table)
         return [
             SlotInputs(
@@ -244,24 +261,27 @@ class InstantID:
         return latents, noise
 
     def _loop(self, prepared: Prepared) -> DenoiseLoop:
-        manifest, request = self.bundle.manifest, prepared.request
-        shape = LoopShape(
-            slots=_clamp(request.samples, manifest.slots),
-            halves=_clamp(2 if request.guidance_scale > 1 else 1, manifest.halves),
-            height=prepared.height,
-            width=prepared.width,
-        )
+        shape = self._shape(prepared)
         loop = self._loops.pop(shape, None)
         if loop is None:
             if len(self._loops) >= MAX_LOOPS:
                 self._loops.popitem(last=False)[1].close()
-            loop = DenoiseLoop(self._target, self.bundle.dims, self.bundle.precision, shape)
+            loop = DenoiseLoop(self._target, self.bundle.dims, self.bundle.precision, shape, eager=self._eager)
         self._loops[shape] = loop
         return loop
 
+    def _shape(self, prepared: Prepared) -> LoopShape:
+        """The shape nearest to the request's that the target has: rather idle slots than several batches."""
+        samples, halves = prepared.request.samples, 2 if prepared.request.guidance_scale > 1 else 1
+        most = max(samples, self.bundle.manifest.slots[1])
+        slots = [*range(samples, most + 1), *range(samples - 1, 0, -1)]
+        shapes = [LoopShape(s, g, prepared.height, prepared.width) for g, s in product(range(halves, 3), slots)]
+        # With none, the first one's loading says what there is instead.
+        return next((s for s in shapes if all(self._target.accepts(n, s.symbols) for n in LOOP_NETWORKS)), shapes[0])
 
-def _clamp(value: int, allowed: tuple[int, int]) -> int:
-    return min(max(value, allowed[0]), allowed[1])
+    def _close_loops(self) -> None:
+        while self._loops:
+            self._loops.popitem()[1].close()
 
 
 def _shifted(progress: Progress | None, done: int, total: int) -> Progress | None:
@@ -271,14 +291,7 @@ def _shifted(progress: Progress | None, done: int, total: int) -> Progress | Non
     return lambda call, _calls: progress(done + call, total)
 
 
-def _keep(timings: Timings, times: list[LoopTimes]) -> None:
-    timings.call_ms = tuple(ms for t in times for ms in t.call_ms)
-    timings.overhead_us = tuple(us for t in times for us in t.overhead_us)
-
-
-@contextmanager
-def _timed(timings: Timings, stage: str) -> Iterator[None]:
-    start = perf_counter()
-    yield
-    elapsed_ms = (perf_counter() - start) * 1e3
-    timings.stages_ms[stage] = timings.stages_ms.get(stage, 0.0) + elapsed_ms
+def _timings(stages_ms: dict[str, float], times: list[LoopTimes]) -> Timings:
+    call_ms = tuple(ms for t in times for ms in t.call_ms)
+    overhead_us = tuple(us for t in times for us in t.overhead_us)
+    return Timings(stages_ms, call_ms, overhead_us)

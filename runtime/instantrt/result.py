@@ -13,11 +13,11 @@ from PIL import Image
 
 @dataclass
 class Timings:
-    """Wall-clock milliseconds per stage, and per network call of the loop."""
+    """Milliseconds per stage and per network call of the loop, as the device's stream saw them."""
 
     stages_ms: dict[str, float] = field(default_factory=dict)
     call_ms: tuple[float, ...] = ()
-    overhead_us: tuple[float, ...] = ()  # per call, outside the engines
+    overhead_us: tuple[float, ...] = ()  # of the host per call, outside the engines and not waiting
 
     @property
     def total_ms(self) -> float:
@@ -26,7 +26,7 @@ class Timings:
 
     @property
     def overhead_us_per_step(self) -> float:
-        """Median host time per network call spent outside the engines."""
+        """Median host time per network call, outside the engines and not waiting."""
         return median(self.overhead_us)
 
     def to_json(self) -> dict[str, Any]:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from instantrt.bundle import Bundle
-from instantrt.engine import Target
+from instantrt.engine import Target, TargetOptions
+from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.engine.onnxruntime import OnnxRuntimeTarget
 from instantrt.errors import RequestError
 
-TARGETS: dict[str, Callable[[Bundle, int | None], Target]] = {"onnxruntime": OnnxRuntimeTarget}
+Opener = Callable[[Bundle, TargetOptions], Target]
 
 
-def open_target(name: str, bundle: Bundle, threads: int | None) -> Target:
+def _open_tensorrt(flavour: Flavour, bundle: Bundle, options: TargetOptions) -> Target:
+    from instantrt.engine.tensorrt import TensorRTTarget  # needs the CUDA packages, which other targets do not
+
+    return TensorRTTarget(flavour, bundle, options)
+
+
+TARGETS: dict[str, Opener] = {
+    OnnxRuntimeTarget.name: OnnxRuntimeTarget,
+    **{name: partial(_open_tensorrt, flavour) for name, flavour in FLAVOURS.items()},
+}
+
+
+def open_target(name: str, bundle: Bundle, options: TargetOptions) -> Target:
     """The target of that name on a bundle.
 
     Raises:
-        RequestError: an unknown target; the message lists the known ones.
+        RequestError: an unknown target, or an option that it lacks; the message lists the known ones.
     """
     if name not in TARGETS:
         raise RequestError(f"unknown target {name!r}", hint=f"use one of: {', '.join(TARGETS)}")
-    return TARGETS[name](bundle, threads)
+    return TARGETS[name](bundle, options)

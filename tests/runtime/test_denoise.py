@@ -33,6 +33,9 @@ class LinearEngine:
         assert isinstance(buffer, HostBuffer)
         self._arrays[name] = buffer.array
 
+    def settle(self, stream: Stream, *, capture: bool) -> None:
+        pass
+
     def enqueue(self, stream: Stream) -> None:
         stream.submit(self._run)
 

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from instantrt.contracts import NetworkContract
 from instantrt.device import Buffer, Device, Stream
+from instantrt.errors import RequestError
 
-__all__ = ["Engine", "Target"]
+__all__ = ["Engine", "Target", "TargetOptions"]
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """How a target runs; see :meth:`instantrt.pipeline.InstantID.load`. None is the target's own choice."""
+
+    threads: int | None = None
+    device: int | None = None
+    weight_budget_bytes: int | None = None
+    runtime_cache: Path | None = None
+
+    def check(self, target: str, supported: tuple[str, ...]) -> None:
+        """Raise :class:`RequestError` for an option that ``target`` lacks."""
+        for name, value in vars(self).items():
+            if value is not None and name not in supported:
+                has = ", ".join(supported) or "none"
+                raise RequestError(f"{target} has no option {name}", found=str(value), hint=f"it has: {has}")
 
 
 class Engine(Protocol):
@@ -19,6 +39,15 @@ class Engine(Protocol):
 
     def bind(self, name: str, buffer: Buffer) -> None:
         """Make ``buffer`` the input or output of that name. Its address must stay valid until rebound or closed."""
+        ...
+
+    def settle(self, stream: Stream, *, capture: bool) -> None:
+        """Finish what the target leaves to the first execution; may execute once and so write the outputs.
+
+        Args:
+            stream: where :meth:`enqueue` will be called.
+            capture: it will be called while a graph is being captured; raises if the target cannot do that.
+        """
         ...
 
     def enqueue(self, stream: Stream) -> None:
@@ -41,6 +70,10 @@ class Target(Protocol):
     @property
     def device(self) -> Device:
         """Where the engines' buffers live."""
+        ...
+
+    def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
+        """Whether :meth:`load` can give an engine for ``network`` with these contract symbols."""
         ...
 
     def load(self, network: str, symbols: Mapping[str, int]) -> Engine:

@@ -11,6 +11,7 @@ from instantrt.bundle import Bundle
 from instantrt.contracts import Dim, NetworkContract, resolve_dim
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
+from instantrt.engine import TargetOptions
 from instantrt.errors import BundleError, MissingExtraError, RequestError
 
 WARNING = 2
@@ -31,12 +32,14 @@ class OnnxRuntimeTarget:
 
     Args:
         bundle: where the ONNX files are.
-        threads: threads that one network may use; None leaves the choice to ONNX Runtime (one per physical core).
+        options: ``threads`` that one network may use; None leaves the choice to ONNX Runtime (one per physical core).
     """
 
     name = "onnxruntime"
 
-    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, options: TargetOptions) -> None:
+        options.check(self.name, ("threads",))
+        threads = options.threads
         if threads is not None and threads < 1:
             raise RequestError("threads must be at least 1", found=str(threads))
         self._ort = import_onnxruntime()
@@ -44,8 +47,25 @@ class OnnxRuntimeTarget:
         self._threads = threads
         self.device = HostDevice()
 
+    def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
+        """Whether the bundle's graphs were exported for so many slots and guidance halves."""
+        free = self._bundle.contracts[network].symbols
+        ranges = {symbol: extent for symbol, extent in self._ranges().items() if symbol in free}
+        return all(low <= symbols.get(symbol, low) <= high for symbol, (low, high) in ranges.items())
+
     def load(self, network: str, symbols: Mapping[str, int]) -> OnnxRuntimeEngine:
-        """A session for ``network``; axes of the named symbols become constants, which lets ONNX Runtime fold them."""
+        """A session for ``network``; axes of the named symbols become constants, which lets ONNX Runtime fold them.
+
+        Raises:
+            RequestError: more or fewer slots or guidance halves than the bundle was exported for.
+        """
+        if not self.accepts(network, symbols):
+            allowed = ", ".join(f"{s} {low} to {high}" for s, (low, high) in self._ranges().items())
+            raise RequestError(
+                f"the bundle was exported for {allowed}",
+                found=", ".join(f"{s} {size}" for s, size in symbols.items()),
+                hint="export it again with `instantrt export` for slots B and guidance halves G that include these",
+            )
         contract = self._bundle.contracts[network]
         path = self._bundle.onnx(network)
         options = self._session_options()
@@ -55,6 +75,9 @@ class OnnxRuntimeTarget:
 
     def close(self) -> None:
         """Nothing is held: sessions belong to their engines."""
+
+    def _ranges(self) -> dict[str, tuple[int, int]]:
+        return {"B": self._bundle.manifest.slots, "G": self._bundle.manifest.halves}
 
     def _session_options(self) -> Any:
         options = self._ort.SessionOptions()
@@ -95,6 +118,9 @@ class OnnxRuntimeEngine:
         else:
             raise KeyError(f"{self.contract.name} has no input or output {name!r}")
         put(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.address)
+
+    def settle(self, stream: Stream, *, capture: bool) -> None:
+        """Nothing is left to the first execution."""
 
     def enqueue(self, stream: Stream) -> None:
         """Put one execution on the stream."""

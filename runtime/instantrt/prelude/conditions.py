@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,14 +13,18 @@ import numpy.typing as npt
 
 from instantrt.bundle import Bundle
 from instantrt.contracts import ModelDims
+from instantrt.device import Buffer
 from instantrt.engine import Target
 from instantrt.network import Network
 from instantrt.prelude.masks import adapter_mask, control_mask
+from instantrt.prelude.memory import Memory
 from instantrt.prelude.text import PromptTokenizer
 from instantrt.samplers import StepTable
 
 Array = npt.NDArray[Any]
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+PROMPTS = 128  # each SDXL prompt takes 318 KB in fp16
+FACES = 64
 
 
 @dataclass(frozen=True)
@@ -31,74 +36,93 @@ class TextConditions:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class EncodedText:
+    """One text: tokens [77, width], pooled [width], and the ends of it that did not fit a tokenizer."""
+
+    tokens: Array
+    pooled: Array
+    lost: tuple[str, ...]
+
+
 class Conditions:
-    """Runs the prelude's diffusion networks. Owns their engines."""
+    """Runs the prelude's diffusion networks and remembers recent texts and faces. Owns its engines."""
 
     def __init__(self, bundle: Bundle, target: Target) -> None:
-        def network(name: str) -> Network:
-            return Network(target, bundle.contracts[name], bundle.precision)
-
         self._force_zeros = bundle.manifest.force_zeros_for_empty_prompt
         self._embedding_width = bundle.dims.face_embedding_width
         self._tokenizers = [
             PromptTokenizer(bundle.file(f"{folder}/tokenizer.json"), bundle.file(f"{folder}/tokenizer_config.json"))
             for folder in TOKENIZERS
         ]
-        self._text_encoder = network("text_encoder")
-        self._text_encoder_2 = network("text_encoder_2")
-        self._image_projection = network("image_projection")
-        self._control_embedding = network("control_embedding")
-        self._time_embedding = network("time_embedding")
+        self.texts: Memory[str, EncodedText] = Memory(PROMPTS)
+        self.faces: Memory[bytes, Array] = Memory(FACES)
+        with ExitStack() as owned:
+
+            def network(name: str) -> Network:
+                return owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision)))
+
+            self._text_encoders = (network("text_encoder"), network("text_encoder_2"))
+            self._image_projection = network("image_projection")
+            self._control_embedding = network("control_embedding")
+            self._time_embedding = network("time_embedding")
+            self._owned = owned.pop_all()
 
     def text(self, prompt: str, negative_prompt: str | None, halves: int) -> TextConditions:
         """Encode the prompt, and with two halves the negative prompt before it.
 
         A negative prompt of None gives zeros if the checkpoint asks for it, as in diffusers; "" is encoded.
         """
-        prompts = [prompt] if halves == 1 else [negative_prompt or "", prompt]
-        ids, warnings = self._tokenize(prompts)
-        first = self._text_encoder({"input_ids": ids[0]})
-        second = self._text_encoder_2({"input_ids": ids[1]})
-        tokens = np.concatenate([first["hidden_states"], second["hidden_states"]], axis=-1)
-        pooled = second["pooled"]
+        texts = [self._remembered(t) for t in ([prompt] if halves == 1 else [negative_prompt or "", prompt])]
+        tokens = np.stack([text.tokens for text in texts])
+        pooled = np.stack([text.pooled for text in texts])
         if halves == 2 and negative_prompt is None and self._force_zeros:
             tokens[0], pooled[0] = 0, 0
-        return TextConditions(tokens, pooled, warnings)
+        lost = dict.fromkeys(end for text in texts for end in text.lost)  # each once, in order
+        return TextConditions(
+            tokens, pooled, tuple(f"the prompt is too long for CLIP's 77 tokens, ignored: {end!r}" for end in lost)
+        )
 
     def face_tokens(self, embedding: Array, halves: int) -> Array:
         """Face tokens [G, 16, width]; the negative half is the projection of a zero embedding."""
-        tokens = self._image_projection({"embedding": embedding[None]})["tokens"]
+        tokens = self.faces.get(embedding.tobytes(), lambda: self._project(embedding[None]))
         return tokens if halves == 1 else np.concatenate([self._negative_face_tokens, tokens])
 
-    def control_features(self, control_image: npt.NDArray[np.uint8]) -> Array:
-        """Features [channels, H/8, W/8] of a keypoint picture u8 [H, W, 3]."""
-        features: Array = self._control_embedding({"image": control_image[None]})["features"][0]
-        return features
+    def control_features(self, control_image: npt.NDArray[np.uint8]) -> Buffer:
+        """Features [channels, H/8, W/8] of a keypoint picture u8 [H, W, 3]; on the device until the next call."""
+        return self._control_embedding.run({"image": control_image[None]})["features"].at(0)
 
-    def time_embeddings(self, table: StepTable, pooled: Array, width: int, height: int) -> dict[str, Array]:
-        """One time embedding [n, G, width] per row of the table, for ``unet`` and ``identitynet``."""
+    def time_embeddings(self, table: StepTable, pooled: Array, width: int, height: int) -> dict[str, Buffer]:
+        """One time embedding [n, G, width] per row of the table, for ``unet`` and ``identitynet``.
+
+        They stay on the device and are valid until the next call.
+        """
         time_ids = np.asarray([[height, width, 0, 0, height, width]] * len(pooled), np.float32)
-        return self._time_embedding({"timesteps": table.timesteps, "pooled": pooled, "time_ids": time_ids})
+        return self._time_embedding.run({"timesteps": table.timesteps, "pooled": pooled, "time_ids": time_ids})
 
     def close(self) -> None:
         """Release the engines; may be called more than once."""
-        for network in vars(self).values():
-            if isinstance(network, Network):
-                network.close()
+        self._owned.close()
 
     @cached_property
     def _negative_face_tokens(self) -> Array:
-        zeros = np.zeros((1, self._embedding_width), np.float32)
-        return self._image_projection({"embedding": zeros})["tokens"]
+        return self._project(np.zeros((1, self._embedding_width), np.float32))
 
-    def _tokenize(self, prompts: list[str]) -> tuple[list[Array], tuple[str, ...]]:
-        ids: list[Array] = []
-        lost: dict[str, None] = {}  # each lost text once, in order
-        for tokenizer in self._tokenizers:
-            encoded = [tokenizer.encode(text) for text in prompts]
-            ids.append(np.stack([e.ids for e in encoded]))
-            lost |= {e.lost_text: None for e in encoded if e.lost_text}
-        return ids, tuple(f"the prompt is too long for CLIP's 77 tokens, ignored: {text!r}" for text in lost)
+    def _project(self, embedding: Array) -> Array:
+        return self._image_projection({"embedding": embedding})["tokens"]
+
+    def _remembered(self, text: str) -> EncodedText:
+        """Texts are encoded one by one, so that what a text gives does not depend on what it came with."""
+        return self.texts.get(text, lambda: self._encode(text))
+
+    def _encode(self, text: str) -> EncodedText:
+        encoded = [tokenizer.encode(text) for tokenizer in self._tokenizers]
+        first, second = (
+            network({"input_ids": tokens.ids[None]})
+            for network, tokens in zip(self._text_encoders, encoded, strict=True)
+        )
+        tokens = np.concatenate([first["hidden_states"][0], second["hidden_states"][0]], axis=-1)
+        return EncodedText(tokens, second["pooled"][0], tuple(e.lost_text for e in encoded if e.lost_text))
 
 
 def condition_masks(

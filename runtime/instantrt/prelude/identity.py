@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instantrt.prelude.face import Face, FaceStage
+from instantrt.prelude.face import Face
 from instantrt.prelude.framing import frame_photo
 from instantrt.prelude.keypoints import draw_keypoints
 from instantrt.prelude.masks import region_mask
+from instantrt.prelude.memory import FaceMemory
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Identity:
 
 
 def identity_from_photos(
-    stage: FaceStage,
+    faces: FaceMemory,
     photo: npt.NDArray[np.uint8],
     pose: npt.NDArray[np.uint8] | None,
     width: int,
@@ -44,14 +45,13 @@ def identity_from_photos(
     Raises:
         NoFaceError: no face in one of the photos.
     """
-    face, count = stage.largest(photo, "face photo")
-    warnings = _several("face photo", count)
-    embedding = stage.embed(photo, face)
-    placed, source = face, photo
+    found, embedding = faces.read(photo, "face photo")
+    warnings = _several("face photo", found.count)
+    source = photo
     if pose is not None:
-        placed, count = stage.largest(pose, "pose photo")
-        warnings, source = warnings + _several("pose photo", count), pose
-    keypoints, box = _place(placed, source, width, height)
+        found, source = faces.find(pose, "pose photo"), pose
+        warnings += _several("pose photo", found.count)
+    keypoints, box = _place(found.face, source, width, height)
     return Identity(
         embedding,
         draw_keypoints(keypoints, width, height),

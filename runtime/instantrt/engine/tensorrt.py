@@ -1,0 +1,265 @@
+"""TensorRT and TensorRT-RTX as targets: verified plans, execution contexts that share one arena, fixed addresses.
+
+Every plan of a bundle is verified and deserialised when the target is opened, so that the arena can be made as large as
+the largest network needs and never moves: captured graphs hold its address. Contexts that share it must not run at the
+same time; they all run on the device's one stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from mmap import ACCESS_READ, mmap
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from instantrt.bundle import Bundle
+from instantrt.contracts import NetworkContract, symbols_of
+from instantrt.device import Buffer, Stream
+from instantrt.device.cuda import CudaDevice
+from instantrt.engine import TargetOptions
+from instantrt.engine.flavours import Flavour
+from instantrt.engine.runtime_cache import RuntimeCache
+from instantrt.engine.tensorrt_log import TensorRTLog
+from instantrt.engine.tensorrt_weights import refit, set_weight_budget
+from instantrt.errors import EngineError, RequestError
+from instantrt.plan import Plan, PlanError, open_plan, plan_path
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+OUT_OF_MEMORY = "free device memory, or build plans for fewer slots or smaller pictures"
+
+
+class TensorRTTarget:
+    """Runs a bundle's plans on one GPU.
+
+    Args:
+        flavour: TensorRT or TensorRT-RTX.
+        bundle: where the plans are.
+        options: ``device``, ``weight_budget_bytes``, and for TensorRT-RTX ``runtime_cache``.
+
+    Raises:
+        MissingExtraError: the flavour's wheels are not installed.
+        PlanError: a plan is missing, altered, or made for something else.
+        EngineError: TensorRT cannot load a plan.
+    """
+
+    def __init__(self, flavour: Flavour, bundle: Bundle, options: TargetOptions) -> None:
+        options.check(flavour.target, flavour.options)
+        self.name = flavour.target
+        self._bundle = bundle
+        self._module = flavour.load()
+        self._log = TensorRTLog(self._module)
+        self._plans = {name: open_plan(bundle, flavour.target, name) for name in bundle.manifest.networks}
+        self._engines: dict[str, trt.ICudaEngine] = {}
+        with ExitStack() as owned:
+            self.device = owned.enter_context(closing(CudaDevice(options.device or 0)))
+            compute = "{}.{}".format(*self.device.compute_capability)
+            for plan in self._plans.values():
+                plan.check_host(self._module.__version__, compute)
+            owned.callback(self._engines.clear)
+            self._load_plans(options.weight_budget_bytes)
+            self._arena = owned.enter_context(closing(self._device_arena()))
+            self._cache = (
+                owned.enter_context(closing(self._runtime_cache(options))) if flavour.finishes_on_device else None
+            )
+            self._owned = owned.pop_all()
+
+    def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
+        """Whether a profile of the network's plan holds these symbols."""
+        try:
+            self._plans[network].profile(symbols)
+        except PlanError:
+            return False
+        return True
+
+    def load(self, network: str, symbols: Mapping[str, int]) -> TensorRTEngine:
+        """An execution context of its own for ``network``.
+
+        Raises:
+            BundleError: the bundle has no such network.
+            PlanError: no profile of the plan holds ``symbols``.
+            EngineError: TensorRT cannot make the context.
+        """
+        if network not in self._plans:
+            self._bundle.onnx(network)  # raises, with the command that adds it
+        plan = self._plans[network]
+        plan.profile(symbols)
+        engine = self._engines[network]
+        context = self._context(engine, fixed_shapes=bool(symbols))
+        if context is None:
+            raise self._log.failure(f"TensorRT cannot make an execution context of {network}", OUT_OF_MEMORY)
+        save = (lambda: None) if self._cache is None else self._cache.save
+        return TensorRTEngine(self._module, self._log, plan, engine, context, self._arena, save)
+
+    def close(self) -> None:
+        """Release arena, engines and device; may be called more than once. Contexts must be closed before."""
+        self._owned.close()
+
+    def _load_plans(self, weight_budget_bytes: int | None) -> None:
+        runtime = self._module.Runtime(self._log.logger)
+        for name, plan in self._plans.items():
+            self._engines[name] = self._deserialized(runtime, plan)
+        streaming = {n: e for n, e in self._engines.items() if e.streamable_weights_size > 0}
+        if weight_budget_bytes is not None:
+            if not streaming:
+                raise RequestError(
+                    "no plan of this bundle was built for weight streaming",
+                    hint=f"`instantrt build {self._bundle.folder} --target {self.name} --weight-streaming`",
+                )
+            for name, engine in streaming.items():
+                set_weight_budget(engine, weight_budget_bytes, self._log, name)
+
+    def _deserialized(self, runtime: Any, plan: Plan) -> trt.ICudaEngine:
+        identity = plan.record.identity
+        if identity.options.get("version_compatible"):
+            runtime.engine_host_code_allowed = True  # the plan brings its own runtime; its digest was verified
+        with plan.open_verified() as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(data)
+        if engine is None:
+            raise self._log.failure(f"TensorRT cannot load the plan of {identity.network}", OUT_OF_MEMORY)
+        if identity.options.get("strip_weights"):
+            refit(self._module, self._log, engine, self._bundle.onnx(identity.network))
+        return engine
+
+    def _device_arena(self) -> Buffer:
+        size = max((engine.device_memory_size_v2 for engine in self._engines.values()), default=0)
+        return self.device.allocate((max(size, 1),), np.dtype(np.uint8))
+
+    def _runtime_cache(self, options: TargetOptions) -> RuntimeCache:
+        folder = options.runtime_cache or plan_path(self._bundle.folder, self.name, "unet").parent
+        return RuntimeCache(folder, "{}.{}".format(*self.device.compute_capability))
+
+    def _context(self, engine: Any, *, fixed_shapes: bool) -> Any:
+        """A context without memory of its own. ``engine`` is untyped here: this is where the flavours differ."""
+        trt = self._module
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._cache is None:
+            return engine.create_execution_context(strategy)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        # Kernels for a captured graph must be final before it is captured. The others may start with general kernels
+        # and get better ones when these are compiled, so that a new number of steps does not hold up a request.
+        specialization = trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            specialization.EAGER if fixed_shapes else specialization.LAZY
+        )
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # the step loop captures both networks at once
+        self._cache.attach(config)
+        return engine.create_execution_context(config)
+
+
+class TensorRTEngine:
+    """One execution context. Shapes and addresses are handed to TensorRT once, when they change."""
+
+    def __init__(
+        self,
+        module: ModuleType,
+        log: TensorRTLog,
+        plan: Plan,
+        engine: trt.ICudaEngine,
+        context: trt.IExecutionContext,
+        arena: Buffer,
+        settled: Callable[[], None],
+    ) -> None:
+        self.contract: NetworkContract = plan.contract
+        self.busy_ns = 0  # executing takes no time of the host beyond enqueueing
+        self._plan = plan
+        self._log = log
+        self._engine: trt.ICudaEngine | None = engine
+        self._context: trt.IExecutionContext | None = context
+        self._arena = arena
+        self._settled = settled
+        self._inputs = frozenset(spec.name for spec in plan.contract.inputs)
+        specs = (*plan.contract.inputs, *plan.contract.outputs)
+        self._dtypes = {s.name: np.dtype(module.nptype(engine.get_tensor_dtype(s.name))) for s in specs}
+        self._bound: dict[str, Buffer] = {}
+        self._given: dict[str, tuple[tuple[int, ...], int]] = {}  # shape and address that TensorRT knows
+        self._ready = False
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        """Make ``buffer`` the input or output of that name."""
+        if name not in self._dtypes:
+            raise KeyError(f"{self.contract.name} has no input or output {name!r}")
+        if buffer.dtype != self._dtypes[name]:
+            raise EngineError(
+                f"{name} of {self.contract.name} takes {self._dtypes[name]}",
+                found=f"a buffer of {buffer.dtype}",
+            )
+        self._bound[name] = buffer
+        self._ready = self._ready and self._given.get(name) == (buffer.shape, buffer.address)
+
+    def settle(self, stream: Stream, *, capture: bool) -> None:
+        """Execute once with the final shapes, which compiles what is compiled on the device, and keep that."""
+        self.enqueue(stream)
+        context: Any = self._context
+        # Only TensorRT-RTX can tell.
+        if capture and hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream.handle):
+            raise self._log.failure(
+                f"TensorRT cannot capture {self.contract.name} in a CUDA graph",
+                "load the bundle with eager=True (`--eager`), which launches every step anew",
+            )
+        self._settled()
+
+    def enqueue(self, stream: Stream) -> None:
+        """Put one execution on the stream."""
+        context = self._live_context()
+        if not self._ready:
+            self._hand_over(context, stream)
+        if not context.execute_async_v3(stream.handle):
+            raise self._log.failure(f"TensorRT cannot execute {self.contract.name}")
+
+    def close(self) -> None:
+        """Release the context; may be called more than once."""
+        self._context = self._engine = None
+        self._bound.clear()
+
+    def _live_context(self) -> trt.IExecutionContext:
+        if self._context is None:
+            raise RuntimeError(f"the engine of {self.contract.name} is closed")
+        return self._context
+
+    def _hand_over(self, context: trt.IExecutionContext, stream: Stream) -> None:
+        missing = [name for name in self._dtypes if name not in self._bound]
+        if missing:
+            raise RuntimeError(f"{self.contract.name} has nothing bound to {', '.join(missing)}")
+        self._choose_profile(context, stream)
+        for name, buffer in self._bound.items():
+            self._give(context, name, buffer)
+        unknown = context.infer_shapes()
+        if unknown:
+            raise self._log.failure(f"TensorRT lacks the shapes of {', '.join(unknown)} of {self.contract.name}")
+        for spec in self.contract.outputs:
+            found, expected = tuple(context.get_tensor_shape(spec.name)), self._bound[spec.name].shape
+            if found != expected:
+                raise EngineError(
+                    f"{spec.name} of {self.contract.name} does not fit its buffer",
+                    found=f"{list(found)} for a buffer of {list(expected)}",
+                )
+        self._ready = True
+
+    def _choose_profile(self, context: trt.IExecutionContext, stream: Stream) -> None:
+        shapes = {name: buffer.shape for name, buffer in self._bound.items() if name in self._inputs}
+        profile = self._plan.profile(symbols_of(self.contract, shapes))
+        if self._given and profile == context.active_optimization_profile:
+            return
+        if profile != context.active_optimization_profile:
+            if not context.set_optimization_profile_async(profile, stream.handle):
+                raise self._log.failure(f"TensorRT cannot switch {self.contract.name} to profile {profile}")
+            self._given.clear()  # TensorRT forgets the shapes
+        context.set_device_memory(self._arena.address, self._arena.shape[0])
+
+    def _give(self, context: trt.IExecutionContext, name: str, buffer: Buffer) -> None:
+        shape, address = buffer.shape, buffer.address
+        given_shape, given_address = self._given.get(name, (None, None))
+        accepted = True
+        if name in self._inputs and shape != given_shape:
+            accepted = context.set_input_shape(name, shape)
+        if address != given_address:
+            accepted = accepted and context.set_tensor_address(name, address)
+        if not accepted:
+            raise self._log.failure(f"TensorRT refuses {list(shape)} at {address:#x} as {name} of {self.contract.name}")
+        self._given[name] = (shape, address)

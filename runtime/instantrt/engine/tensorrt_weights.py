@@ -1,0 +1,43 @@
+"""Weights that are not simply in the plan: refitted from the ONNX file, or streamed from host memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from instantrt.engine.tensorrt_log import TensorRTLog
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+
+def refit(module: ModuleType, log: TensorRTLog, engine: trt.ICudaEngine, onnx: Path) -> None:
+    """Give a weight-stripped engine the weights of the ONNX file that it was built from.
+
+    Raises:
+        EngineError: TensorRT cannot refit, or weights are missing afterwards.
+    """
+    refitter = module.Refitter(engine, log.logger)
+    parser = module.OnnxParserRefitter(refitter, log.logger)
+    what = f"TensorRT cannot refit the plan from {onnx.name}"
+    if not parser.refit_from_file(str(onnx)):
+        said = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise log.failure(f"{what}: {'; '.join(said)}" if said else what)
+    missing = refitter.get_missing_weights()
+    if missing:
+        raise log.failure(f"{what}: it lacks {', '.join(missing)}")
+    if not refitter.refit_cuda_engine():
+        raise log.failure(what)
+
+
+def set_weight_budget(engine: trt.ICudaEngine, budget_bytes: int, log: TensorRTLog, network: str) -> None:
+    """Keep at most ``budget_bytes`` of an engine's streamable weights on the device. Before contexts are made.
+
+    Raises:
+        EngineError: TensorRT refuses the budget.
+    """
+    budget = min(budget_bytes, engine.streamable_weights_size)
+    engine.weight_streaming_budget_v2 = budget
+    if engine.weight_streaming_budget_v2 != budget:
+        raise log.failure(f"TensorRT refuses a weight budget of {budget} bytes for {network}")
