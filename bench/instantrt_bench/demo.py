@@ -15,9 +15,9 @@ from PIL import Image
 from instantrt import GenerateRequest, InstantID, InstantRTError, Prepared
 from instantrt.prelude.photo import decode_photo
 from instantrt_bench.contact_sheet import Tile, amplified_difference, contact_sheet
-from instantrt_bench.latency import Race, race, stage_table
+from instantrt_bench.latency import Race, race, stage_table, varied
 from instantrt_bench.machine import machine_facts, usable_cpus
-from instantrt_bench.portrait import portrait_png
+from instantrt_bench.portrait import portrait_jpeg
 from instantrt_bench.reference import Reference
 from instantrt_export.checkpoint import Checkpoint
 
@@ -30,14 +30,21 @@ TEST_CHECKPOINT = "A tiny test checkpoint: it shows that both pipelines agree, n
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        request = GenerateRequest(
-            face=portrait_png(), prompt=options.prompt, steps=options.steps, seed=options.seed, guidance_scale=3.0
+
+    def request(variant: int) -> GenerateRequest:
+        return GenerateRequest(
+            face=portrait_jpeg(variant),
+            prompt=varied(options.prompt, variant),
+            steps=options.steps,
+            seed=options.seed,
+            guidance_scale=3.0,
         )
+
+    try:
         reference = Reference.load(Checkpoint.open(options.checkpoint), threads=options.threads)
         with InstantID.load(options.bundle, threads=options.threads) as runtime:
             result = race(runtime, reference, request, RUNS)
-            prepared = runtime.prepare(request)
+            prepared = runtime.prepare(request(0))
             note = TEST_CHECKPOINT if runtime.bundle.dims.token_width < SDXL_TOKEN_WIDTH else ""
     except InstantRTError as error:
         sys.stderr.write(f"{error}\n")

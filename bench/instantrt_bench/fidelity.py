@@ -56,11 +56,7 @@ def compare(runtime: InstantID, reference: Reference, request: GenerateRequest) 
     """Run one request through both. A drawn seed is drawn once."""
     prepared = runtime.prepare(request)
     ours = runtime.run(replace(request, seed=prepared.seed))
-    return comparison_of(ours, reference.generate(reference_inputs(prepared)))
-
-
-def comparison_of(ours: GenerateResult, theirs: ReferenceResult) -> Comparison:
-    """How far apart two results of one request are."""
+    theirs = reference.generate(reference_inputs(prepared))
     return Comparison(
         ours,
         theirs,

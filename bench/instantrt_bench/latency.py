@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from instantrt import GenerateRequest, GenerateResult, InstantID
-from instantrt_bench.fidelity import Comparison, comparison_of, reference_inputs
-from instantrt_bench.reference import Reference, ReferenceResult
+from instantrt import GenerateRequest, InstantID
+from instantrt_bench.fidelity import Comparison, compare, reference_inputs
+from instantrt_bench.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Race:
-    """Both pipelines' runs of one request, and how far apart the pictures of the last runs are."""
+    """Both pipelines' runs, and how far apart their pictures of one and the same request are."""
 
     runtime: Runs
     reference: Runs
@@ -68,24 +68,32 @@ class Race:
         return self.reference.latency_ms / self.runtime.latency_ms
 
 
-def race(runtime: InstantID, reference: Reference, request: GenerateRequest, runs: int) -> Race:
-    """Time ``runs`` requests of each after one untimed one. Who goes first alternates, so drift hits both alike.
+def race(runtime: InstantID, reference: Reference, request: Callable[[int], GenerateRequest], runs: int) -> Race:
+    """Compare one request's pictures, which also warms up, then time ``runs`` requests of each pipeline.
 
-    ``request.face`` should be bytes, so that decoding the photo is in both times.
+    Who goes first alternates, so that drift hits both alike.
+
+    Args:
+        runtime: brings the face stage for both.
+        reference: the other pipeline.
+        request: the request of a number. Equal work for every number, but neither a photo nor a prompt comes twice, so
+            that nothing remembered from an earlier request helps. Photos are bytes: decoding them is in both times.
+        runs: timed runs of each.
     """
-    ours, _ = _timed_runtime(runtime, request)
-    theirs, _ = _timed_reference(runtime, reference, request)
-    runtime_runs: list[Run] = []
-    reference_runs: list[Run] = []
+    comparison = compare(runtime, reference, request(0))
+    times: dict[str, list[Run]] = {"runtime": [], "reference": []}
     for index in range(runs):
         for side in ("runtime", "reference") if index % 2 == 0 else ("reference", "runtime"):
-            if side == "runtime":
-                ours, run = _timed_runtime(runtime, request)
-                runtime_runs.append(run)
-            else:
-                theirs, run = _timed_reference(runtime, reference, request)
-                reference_runs.append(run)
-    return Race(Runs(tuple(runtime_runs)), Runs(tuple(reference_runs)), comparison_of(ours, theirs))
+            asked = request(2 * index + (1 if side == "runtime" else 2))
+            times[side].append(
+                _timed_runtime(runtime, asked) if side == "runtime" else _timed_reference(runtime, reference, asked)
+            )
+    return Race(Runs(tuple(times["runtime"])), Runs(tuple(times["reference"])), comparison)
+
+
+def varied(prompt: str, variant: int) -> str:
+    """Another prompt for every variant but 0; the encoders pad all to the same length, so the work is the same."""
+    return f"{prompt}, take {variant}" if variant else prompt
 
 
 def stage_table(race: Race) -> str:
@@ -111,19 +119,18 @@ def _row(label: str, ours: float, theirs: float, unit: str) -> tuple[str, str, s
     return (label, f"{ours:.1f} {unit}", f"{theirs:.1f} {unit}", f"{theirs / ours:.2f}x")
 
 
-def _timed_runtime(runtime: InstantID, request: GenerateRequest) -> tuple[GenerateResult, Run]:
+def _timed_runtime(runtime: InstantID, request: GenerateRequest) -> Run:
     start = time.perf_counter()
-    result = runtime.run(request)
+    timings = runtime.run(request).timings
     latency_ms = (time.perf_counter() - start) * 1e3
-    return result, Run(latency_ms, dict(result.timings.stages_ms), result.timings.overhead_us_per_step)
+    return Run(latency_ms, dict(timings.stages_ms), timings.overhead_us_per_step)
 
 
-def _timed_reference(runtime: InstantID, reference: Reference, request: GenerateRequest) -> tuple[ReferenceResult, Run]:
+def _timed_reference(runtime: InstantID, reference: Reference, request: GenerateRequest) -> Run:
     """The reference brings no face stage of its own: both use the runtime's, in this process."""
     start = time.perf_counter()
     prepared = runtime.prepare(request)
     face_ms = (time.perf_counter() - start) * 1e3
     result = reference.generate(reference_inputs(prepared))
     latency_ms = (time.perf_counter() - start) * 1e3
-    stages_ms = {"decode and face": face_ms, **result.timings_ms}
-    return result, Run(latency_ms, stages_ms, result.overhead_us_per_step)
+    return Run(latency_ms, {"decode and face": face_ms, **result.timings_ms}, result.overhead_us_per_step)

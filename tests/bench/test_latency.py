@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from instantrt import GenerateRequest
 from instantrt_bench import latency
-from instantrt_bench.latency import Race, Run, Runs, race, stage_table
+from instantrt_bench.latency import Race, Run, Runs, race, stage_table, varied
+from instantrt_bench.portrait import portrait_jpeg
 
 
 def runs_of(latencies_ms: list[float], overheads_us: list[float]) -> Runs:
@@ -34,32 +37,44 @@ def test_the_table_shows_both_sides_in_aligned_columns() -> None:
 
 
 @pytest.mark.parametrize("runs", [1, 2, 5])
-def test_runs_alternate_after_one_untimed_run_of_each(monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
-    request = GenerateRequest(face=b"photo", prompt="a person", seed=3)
+def test_runs_alternate_and_no_photo_or_prompt_comes_twice(monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
     order: list[str] = []
-    pixels, latents = np.zeros((1, 8, 8, 3), np.uint8), np.ones((1, 4, 1, 1), np.float32)
+    asked: list[GenerateRequest] = []
     timings = SimpleNamespace(stages_ms={"loop": 1.0}, overhead_us_per_step=2.0)
+    generated = SimpleNamespace(timings_ms={"denoise": 1.0}, overhead_us_per_step=9.0)
 
-    def run(asked: GenerateRequest) -> SimpleNamespace:
-        assert asked is request
+    def request(variant: int) -> GenerateRequest:
+        return GenerateRequest(face=portrait_jpeg(variant), prompt=varied("a person", variant), seed=3)
+
+    def run(request: GenerateRequest) -> SimpleNamespace:
         order.append("runtime")
-        return SimpleNamespace(pixels=np.tile(pixels, (1, 2, 2, 1)), latents=latents, timings=timings)
+        asked.append(request)
+        return SimpleNamespace(timings=timings)
 
-    def generate(inputs: object) -> SimpleNamespace:
-        assert inputs == "inputs"
+    def prepare(request: GenerateRequest) -> str:
         order.append("reference")
-        return SimpleNamespace(
-            images=np.tile(pixels, (1, 2, 2, 1)),
-            latents=2 * latents,
-            timings_ms={"denoise": 1.0},
-            overhead_us_per_step=9.0,
-        )
+        asked.append(request)
+        return "prepared"
 
-    monkeypatch.setattr(latency, "reference_inputs", lambda prepared: "inputs")
-    result = race(SimpleNamespace(run=run, prepare=lambda r: r), SimpleNamespace(generate=generate), request, runs)
+    def compared(runtime: object, reference: object, request: GenerateRequest) -> str:
+        asked.append(request)
+        return "comparison"
+
+    monkeypatch.setattr(latency, "compare", compared)
+    monkeypatch.setattr(latency, "reference_inputs", lambda prepared: prepared)
+    runtime = SimpleNamespace(run=run, prepare=prepare)
+    result = race(runtime, SimpleNamespace(generate=lambda inputs: generated), request, runs)
     pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
-    assert pairs[0] == ["runtime", "reference"]
-    assert pairs[1:] == [["runtime", "reference"], ["reference", "runtime"]] * (runs // 2) + pairs[1:2] * (runs % 2)
+    assert pairs == ([["runtime", "reference"], ["reference", "runtime"]] * runs)[:runs]
+    assert len({r.prompt for r in asked}) == len({r.face for r in asked}) == 2 * runs + 1
+    assert asked[0].prompt == "a person"
     assert len(result.runtime.runs) == len(result.reference.runs) == runs
     assert list(result.reference.stages_ms) == ["decode and face", "denoise"]
-    assert result.comparison.latents_error == 0.5
+    assert result.comparison == "comparison"
+
+
+def test_portrait_variants_differ_only_in_a_corner() -> None:
+    photos = [np.asarray(Image.open(BytesIO(portrait_jpeg(variant))), np.int32) for variant in (0, 1, 2, 15)]
+    assert len({photo.tobytes() for photo in photos}) == 4
+    for photo in photos[1:]:
+        np.testing.assert_array_equal(photo[64:, 64:], photos[0][64:, 64:])
