@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("running on an NVIDIA GPU", "rtx", found=str(error)) from error
 
-__all__ = ["CUDAError", "call", "device_error", "driver", "driver_errors"]
+__all__ = ["CURES", "CUDAError", "call", "device_error", "driver", "driver_errors"]
 
 RESTART = "the GPU's context is lost: restart the process, and run it under compute-sanitizer if it happens again"
 

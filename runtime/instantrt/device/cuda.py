@@ -12,12 +12,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from math import prod
 from typing import Any
+from warnings import warn
 from weakref import WeakSet
 
 import numpy as np
 
 from instantrt.device import Array, Buffer, Event
-from instantrt.device.check import CUDAError, call, device_error, driver, driver_errors
+from instantrt.device.check import CURES, CUDAError, call, device_error, driver, driver_errors
 from instantrt.device.pinned import Landing, UploadStaging
 from instantrt.errors import DeviceError
 
@@ -42,6 +43,7 @@ class CudaDevice:
     """
 
     def __init__(self, ordinal: int = 0, *, staging_bytes: int = STAGING_BYTES) -> None:
+        self._closing: ExitStack | None = None
         self._core = _open(ordinal)
         self.ordinal = ordinal
         self._owned: WeakSet[CudaBuffer | CudaEvent | CudaGraph] = WeakSet()
@@ -54,8 +56,9 @@ class CudaDevice:
                 self._pool = core.DeviceMemoryResource(ordinal, core.DeviceMemoryResourceOptions())
             opened.callback(self._pool.close)
             self._landing = Landing(self._raw)
-            self._staging = UploadStaging(self._core, self._raw, staging_bytes)
-            self._closing: ExitStack | None = opened.pop_all()
+            events = (_new_event(self._core), _new_event(self._core))
+            self._staging = UploadStaging(self._raw, events, staging_bytes)
+            self._closing = opened.pop_all()
         self.stream = CudaStream(self._raw)
 
     @property
@@ -95,8 +98,7 @@ class CudaDevice:
     def event(self) -> CudaEvent:
         """A new event that keeps time."""
         self._activate()
-        with driver_errors("creating an event"):
-            event = CudaEvent(self._core.create_event(core.EventOptions(timing_enabled=True)))
+        event = CudaEvent(_new_event(self._core, timing=True))
         self._owned.add(event)
         return event
 
@@ -152,8 +154,7 @@ class CudaDevice:
                 builder.begin_building("thread_local")
             with self.stream.capturing(builder):
                 work()
-            with driver_errors("capturing a graph"):
-                graph = CudaGraph(builder.end_building().complete(), self._raw)
+            graph = CudaGraph(_executable(builder), self._raw)
         finally:
             with suppress(CUDAError):  # closing a broken capture reports its error once more
                 builder.close()
@@ -189,6 +190,11 @@ class CudaDevice:
             self._raw.sync()  # frees are ordered on the stream: let them run
         self._closing.close()
         self._closing = None
+
+    def __del__(self) -> None:
+        if self._closing is not None:
+            warn(f"a CudaDevice on GPU {self.ordinal} was not closed", ResourceWarning, stacklevel=2)
+            self.close()
 
     def __enter__(self) -> CudaDevice:
         return self
@@ -398,6 +404,29 @@ def _open(ordinal: int) -> Any:
                 hint="choose one that nvidia-smi lists, and check CUDA_VISIBLE_DEVICES",
             )
         return core.Device(ordinal)
+
+
+def _new_event(device: Any, *, timing: bool = False) -> Any:
+    try:
+        return device.create_event(core.EventOptions(timing_enabled=timing))
+    except RuntimeError as error:  # cuda.core keeps the driver's reason to itself here
+        raise DeviceError(
+            "creating an event failed",
+            found=str(error),
+            hint="see nvidia-smi for free GPU memory, and earlier errors of this process for a lost context",
+        ) from error
+
+
+def _executable(builder: Any) -> Any:
+    """The graph of a builder whose capture is over."""
+    broken = "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+    try:
+        with driver_errors("capturing a graph"):
+            return builder.end_building().complete()
+    except RuntimeError as error:  # what cuda.core says of a capture that something inside has broken
+        raise DeviceError(
+            "capturing a graph failed", found=str(error), hint=CURES[broken], driver_code=broken
+        ) from error
 
 
 def _buffer(buffer: Buffer) -> CudaBuffer:

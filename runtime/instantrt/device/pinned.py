@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from cuda import core
 
-from instantrt.device.check import call, driver, driver_errors
+from instantrt.device.check import call, driver
 
 ALIGNMENT = 256  # bytes; parts of a block start here, as the GPU's copy engines like it
 
@@ -45,21 +45,15 @@ class UploadStaging:
     Two halves take turns. A half is written again only after the copies from it have run, which an event tells.
 
     Args:
-        device: the ``cuda.core.Device``.
         stream: the ``cuda.core.Stream`` on which the copies run.
+        used_up: a ``cuda.core.Event`` for each half, its own from now on.
         nbytes: size of both halves together.
     """
 
-    def __init__(self, device: Any, stream: Any, nbytes: int) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, used_up: tuple[Any, Any], nbytes: int) -> None:
+        self._stream, self._used_up = stream, used_up
         self._half_bytes = nbytes // 2
         self._block = PinnedBlock(2 * self._half_bytes)
-        try:
-            with driver_errors("creating an event"):
-                self._used_up = [device.create_event() for _ in range(2)]
-        except BaseException:
-            self._block.close()
-            raise
         self._half, self._filled = 0, 0
 
     def copy(self, source: Bytes, destination: Any) -> None:
