@@ -151,7 +151,8 @@ class Building:
         largest = [ShapedGraph.at(model, self.contract, corner(p, 2)) for p in self.wanted.profiles]
         if not self.request.allow_slow:
             check_precision(self.contract.name, largest[0], self.bundle.precision)
-        prepared = prepare(model, self.contract, static_symbols(self.wanted.profiles))
+        static = static_symbols(self.wanted.profiles)
+        prepared = prepare(model, self.contract, static, fold=not self.request.options.strip_weights)
         job = Job(self.flavour, self.contract, prepared, onnx_path, self.wanted.profiles, self.request.options)
         partial = plan.with_suffix(".plan.partial")
         log = BuildLog(self.log_file)

@@ -12,17 +12,21 @@ from instantrt_engines.fold import fold_shapes
 from instantrt_engines.graph import with_fixed_axes
 
 
-def prepare(model: onnx.ModelProto, contract: NetworkContract, symbols: Mapping[str, int]) -> onnx.ModelProto:
+def prepare(
+    model: onnx.ModelProto, contract: NetworkContract, symbols: Mapping[str, int], *, fold: bool = True
+) -> onnx.ModelProto:
     """A copy of ``model`` for the builder; computes the same.
 
     Args:
         model: external weights need not be loaded.
         contract: the network's contract.
         symbols: contract symbols that have one value in all profiles; their axes become numbers.
+        fold: evaluate shape arithmetic. Not for plans without weights: they are refitted from the original graph,
+            which lacks the constants that folding makes.
     """
     prepared = with_fixed_axes(model, contract, symbols)
     cast_pixels_first(prepared.graph)
-    return fold_shapes(prepared)
+    return fold_shapes(prepared) if fold else prepared
 
 
 def cast_pixels_first(graph: onnx.GraphProto) -> None:

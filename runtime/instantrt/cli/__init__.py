@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from instantrt.cli import doctor, export, generate
+from instantrt.cli import build, doctor, export, generate, inspect
 from instantrt.errors import InstantRTError
 
-COMMANDS = {"export": export, "generate": generate, "doctor": doctor}
+COMMANDS = {"export": export, "build": build, "inspect": inspect, "generate": generate, "doctor": doctor}
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130
 

@@ -1,0 +1,195 @@
+"""What a bundle's networks are and cost, from the ONNX graphs and from the plans beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnx import TensorProto
+
+from instantrt.bundle import Bundle
+from instantrt.contracts import NetworkContract, TensorSpec
+from instantrt.errors import RequestError
+from instantrt.plan import Plan, PlanError, open_plan, plan_path
+from instantrt_engines.cost import Cost, cost_of
+from instantrt_engines.flavours import FLAVOURS
+from instantrt_engines.graph import ShapedGraph, load_graph
+from instantrt_engines.memory import DeviceMemory, Fit, NetworkMemory, device_memory, fit_into
+from instantrt_engines.profiles import FACES, PROMPTS, TIMESTEPS
+
+PRECISIONS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Where a report looks: slots, guidance halves, and picture size in pixels."""
+
+    slots: int
+    halves: int
+    width: int
+    height: int
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        """The contract symbols, the prelude's at their most."""
+        loop = {"B": self.slots, "G": self.halves, "W": self.width, "H": self.height}
+        return {**loop, "R": PROMPTS[2], "T": TIMESTEPS[2], "n": FACES[0]}
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """One network at the report's sizes.
+
+    Args:
+        contract: names, dtypes and shapes.
+        precision: element type of most of its weights.
+        cost: parameters, operations and bytes of one call.
+        plan: its plan, or None; ``plan_problem`` then says why.
+        profile: index of the plan's profile that holds these sizes.
+    """
+
+    contract: NetworkContract
+    precision: str
+    cost: Cost
+    plan: Plan | None
+    plan_problem: str | None
+    profile: int | None
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """Activation memory of the profile, if the plan tells it."""
+        if self.plan is None or self.profile is None or self.profile >= len(self.plan.record.activation_bytes):
+            return None
+        return self.plan.record.activation_bytes[self.profile]
+
+    @property
+    def device_weight_bytes(self) -> int:
+        """Device memory of the weights: the builder's figure, else the ONNX file's."""
+        built = None if self.plan is None else self.plan.record.weight_bytes
+        return self.cost.weight_bytes if built is None else built
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """A bundle at some sizes."""
+
+    bundle: Bundle
+    target: str | None
+    sizes: Sizes
+    networks: tuple[NetworkReport, ...]
+
+    @property
+    def memory(self) -> DeviceMemory | None:
+        """Device memory of all plans together; None unless every network's plan tells its share."""
+        shares = []
+        for network in self.networks:
+            if network.activation_bytes is None:
+                return None
+            weights = network.device_weight_bytes
+            shares.append(NetworkMemory(network.contract.stage, weights, network.activation_bytes))
+        contracts = [network.contract for network in self.networks]
+        return device_memory(shares, contracts, self.sizes.symbols, self.bundle.precision)
+
+    def fit(self, vram_bytes: int) -> Fit:
+        """Whether the plans fit into so much device memory, and how.
+
+        Raises:
+            RequestError: there are no plans that tell.
+        """
+        memory = self.memory
+        if memory is None:
+            problems = [n.plan_problem or f"{n.contract.name} lacks figures" for n in self.networks if n.plan is None]
+            raise RequestError(
+                "device memory is known once all networks are built",
+                found="; ".join(problems[:3]),
+                hint=f"`instantrt build {self.bundle.folder} --target {self.target or 'tensorrt-rtx'}`",
+            )
+        loop = [n for n in self.networks if n.contract.stage == "loop" and n.plan is not None]
+        streamable = all(n.plan is not None and n.plan.record.identity.options.get("weight_streaming") for n in loop)
+        return fit_into(memory, vram_bytes, streamable=streamable)
+
+
+def inspect_bundle(bundle: Bundle, target: str | None, sizes: Sizes) -> BundleReport:
+    """Report on every network that the bundle has.
+
+    Args:
+        bundle: opened.
+        target: whose plans to look at; None for the first target that has any.
+        sizes: the sizes to report at; must be within what the bundle was exported for.
+    """
+    bundle.manifest.sizes.check(sizes.width, sizes.height)
+    target = target or _target_with_plans(bundle)
+    networks = [c for name, c in bundle.contracts.items() if name in bundle.manifest.networks]
+    return BundleReport(bundle, target, sizes, tuple(_network_report(bundle, target, c, sizes) for c in networks))
+
+
+def report_json(report: BundleReport, vram_bytes: int | None = None) -> dict[str, Any]:
+    """Plain data of a report, with the answer to "does it fit" if asked."""
+    memory = report.memory
+    data: dict[str, Any] = {
+        "bundle": str(report.bundle.folder),
+        "precision": report.bundle.precision,
+        "target": report.target,
+        "sizes": asdict(report.sizes),
+        "networks": [_network_json(network, report.sizes.symbols) for network in report.networks],
+        "memory": None if memory is None else {**asdict(memory), "total_bytes": memory.total_bytes},
+    }
+    if vram_bytes is not None:
+        fit = report.fit(vram_bytes)
+        data["fit"] = {"vram_bytes": vram_bytes, "fits": fit.staging != "none", **asdict(fit)}
+    return data
+
+
+def _target_with_plans(bundle: Bundle) -> str | None:
+    for target in sorted(FLAVOURS, reverse=True):
+        if any(plan_path(bundle.folder, target, name).is_file() for name in bundle.manifest.networks):
+            return target
+    return None
+
+
+def _network_report(bundle: Bundle, target: str | None, contract: NetworkContract, sizes: Sizes) -> NetworkReport:
+    graph = ShapedGraph.at(load_graph(bundle.folder / bundle.manifest.networks[contract.name]), contract, sizes.symbols)
+    plan, problem, profile = None, None, None
+    if target is not None:
+        try:
+            plan = open_plan(bundle, target, contract.name)
+            profile = plan.profile(_clamped(plan, sizes.symbols))
+        except PlanError as error:
+            problem = error.what if error.found is None else f"{error.what}: {error.found}"
+    return NetworkReport(contract, _precision(graph), cost_of(graph), plan, problem, profile)
+
+
+def _clamped(plan: Plan, symbols: Mapping[str, int]) -> dict[str, int]:
+    """Sizes of the prelude's own symbols are the builder's choice; only the request's must fit a profile."""
+    return {symbol: size for symbol, size in symbols.items() if symbol in "BGHW" and symbol in plan.contract.symbols}
+
+
+def _precision(graph: ShapedGraph) -> str:
+    sizes: dict[int, int] = {}
+    for tensor in graph.weights.values():
+        sizes[tensor.element] = sizes.get(tensor.element, 0) + tensor.elements
+    return PRECISIONS.get(max(sizes, key=lambda element: sizes[element], default=0), "other")
+
+
+def _network_json(network: NetworkReport, symbols: Mapping[str, int]) -> dict[str, Any]:
+    plan = network.plan
+    return {
+        "name": network.contract.name,
+        "stage": network.contract.stage,
+        "precision": network.precision,
+        "inputs": [_spec_json(spec, symbols) for spec in network.contract.inputs],
+        "outputs": [_spec_json(spec, symbols) for spec in network.contract.outputs],
+        **asdict(network.cost),
+        "plan": None if plan is None else str(plan.path),
+        "plan_problem": network.plan_problem,
+        "plan_bytes": None if plan is None else plan.record.file.bytes,
+        "profiles": None if plan is None else [dict(p) for p in plan.record.identity.profiles],
+        "profile": network.profile,
+        "device_weight_bytes": network.device_weight_bytes,
+        "activation_bytes": network.activation_bytes,
+    }
+
+
+def _spec_json(spec: TensorSpec, symbols: Mapping[str, int]) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "axes": list(spec.shape), "shape": list(spec.resolve(symbols))}
