@@ -5,6 +5,7 @@ OUT ?= out
 
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
+TYPINGS = $(VENV)/typings/tensorrt/__init__.pyi
 CHECKPOINT = $(OUT)/nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
 SOURCES = $(shell find runtime engines export -name '*.py' -o -name '*.onnx')
@@ -17,7 +18,7 @@ demo: $(BUNDLE)/bundle.json
 test: check
 	$(RUN) -m pytest
 
-check: $(INSTALLED)
+check: $(INSTALLED) $(TYPINGS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m mypy
@@ -33,6 +34,13 @@ bundle: $(BUNDLE)/bundle.json
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# TensorRT's type stubs, beside the environment: they require TensorRT itself, and five lines of them do not parse.
+$(TYPINGS): $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target $(VENV)/typings tensorrt-stubs==10.13.0.35.1
+	sed -i -E 's/(\(self[^,]*, )in: /\1in_: /; s/channel_axis: int\) ->/channel_axis: int = 0) ->/' \
+		$(VENV)/typings/tensorrt_bindings/tensorrt.pyi
 	touch $@
 
 $(CHECKPOINT)/model_index.json: $(INSTALLED) $(SOURCES)

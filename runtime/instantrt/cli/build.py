@@ -10,7 +10,7 @@ from instantrt.cli.common import parse_size
 from instantrt.errors import MissingExtraError
 
 HELP = "build a bundle's networks into TensorRT plans"
-EXTRAS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
+EXTRAS = {"tensorrt": "build,tensorrt", "tensorrt-rtx": "build,rtx"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from instantrt_engines.command import build_command
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(args.target, "rtx")
+        extra = EXTRAS.get(args.target, "build")
         raise MissingExtraError(f"Building {args.target} plans", extra, str(error)) from error
     build_command(args)
 

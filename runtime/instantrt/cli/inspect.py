@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from instantrt_engines.command import inspect_command
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Inspecting a bundle", "rtx", str(error)) from error
+        raise MissingExtraError("Inspecting a bundle", "build", str(error)) from error
     inspect_command(args)
 
 
