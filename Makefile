@@ -34,6 +34,8 @@ bundle: $(BUNDLE)/bundle.json
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	# Judges of the face stage. Their requirements would put a second opencv over the headless one.
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps insightface face_recognition_models
 	touch $@
 
 # TensorRT's type stubs, beside the environment: they require TensorRT itself, and five lines of them do not parse.
