@@ -238,5 +238,5 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFix
     report = json.loads(capsys.readouterr().out)
     assert report["machine"]["cpu_threads"] >= 1
     by_name = {ability["name"]: ability for ability in report["abilities"]}
-    gpu = by_name["generate on NVIDIA GPUs (onnxruntime)"]
-    assert gpu["ready"] or 'pip install "instantrt[cuda]"' in gpu["hint"] or "driver" in " ".join(gpu["missing"])
+    gpu = by_name["generate on NVIDIA GPUs (tensorrt-rtx)"]
+    assert gpu["ready"] or 'pip install "instantrt[rtx]"' in (gpu["hint"] or "") or "driver" in gpu["missing"][-1]

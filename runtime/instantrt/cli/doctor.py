@@ -25,12 +25,16 @@ class Ability:
     needs_gpu: bool = False
 
 
+_RTX = ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
+_CUDA = ("cuda-core", "cuda-bindings")
+
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu"),
-    Ability("generate on NVIDIA GPUs (onnxruntime)", ("onnxruntime-gpu",), "cuda", needs_gpu=True),
-    Ability(
-        "export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript", "safetensors"), "export"
-    ),
+    Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
+    Ability("build TensorRT-RTX plans", (*_RTX, "onnx"), "rtx,build"),
+    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", needs_gpu=True),
+    Ability("build TensorRT plans", ("tensorrt", "onnx"), "tensorrt,build", needs_gpu=True),
+    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", needs_gpu=True),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
 
