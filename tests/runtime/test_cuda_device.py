@@ -160,6 +160,27 @@ def test_a_device_can_be_used_from_another_thread(cuda_device: CudaDevice) -> No
     np.testing.assert_array_equal(seen, [values])
 
 
+def test_a_loop_can_go_on_in_another_thread(cuda_device: CudaDevice) -> None:
+    source, destination = cuda_device.allocate((9,), F32), cuda_device.allocate((9,), F32)
+    values, event, seen = random(9), cuda_device.event(), []
+    cuda_device.upload(values, source)
+    graph = cuda_device.capture(lambda: cuda_device.copy(source, destination))
+
+    def work() -> None:
+        graph.launch()
+        cuda_device.stream.submit(lambda: None)
+        cuda_device.stream.record(event)
+        while not event.is_done:
+            pass
+        seen.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen
+    np.testing.assert_array_equal(cuda_device.download(destination), values)
+
+
 @pytest.mark.parametrize("forbidden", ["allocate", "upload", "download", "capture", "record"])
 def test_what_a_graph_cannot_hold_is_refused_in_a_capture(cuda_device: CudaDevice, forbidden: str) -> None:
     buffer, event = cuda_device.allocate((1,), F32), cuda_device.event()

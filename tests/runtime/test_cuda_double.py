@@ -97,7 +97,8 @@ def test_the_log_tells_calls_and_what_ran(device: CudaDevice, cuda_double: CudaD
     cuda_double.clear_log()
     graph.launch()
     graph.launch()
-    assert [entry.name for entry in cuda_double.calls()] == ["cuGraphLaunch"] * 2
+    names = [entry.name for entry in cuda_double.calls()]
+    assert names == ["cuCtxSetCurrent", "cuGraphLaunch"] * 2
     assert cuda_double.runs() == []
     device.synchronize()
     copies = [entry for entry in cuda_double.runs() if "graph" in entry.members]
@@ -219,8 +220,11 @@ def test_pinned_memory_written_too_early_reaches_the_device(device: CudaDevice) 
 
 @pytest.fixture
 def two(cuda_double: CudaDouble) -> Iterator[tuple[CudaDevice, CudaDevice]]:
+    before = cuda_double.live()
     with CudaDevice() as first, CudaDevice() as second:
         yield first, second
+    gc.collect()
+    assert cuda_double.live() == before
 
 
 def touch(device: CudaDevice, double: CudaDouble, buffer: CudaBuffer, *, writes: bool) -> None:
@@ -262,6 +266,8 @@ def test_two_streams_may_read_together_or_use_different_memory(
     second.synchronize()
     touch(first, cuda_double, arena.at(0), writes=True)
     touch(second, cuda_double, arena.at(1), writes=True)
+    second.synchronize()  # the arena is freed on the first stream
+    assert cuda_double.broken_rules() == []
 
 
 @pytest.mark.parametrize("how", ["event", "host wait"])
@@ -310,6 +316,7 @@ def test_launches_of_graphs_are_ordered_like_other_work(
         graphs[1].launch()
     order(second, first)
     graphs[1].launch()
+    second.synchronize()
 
 
 def test_a_host_function_must_not_use_the_driver(device: CudaDevice, cuda_double: CudaDouble) -> None:

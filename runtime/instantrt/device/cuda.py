@@ -59,7 +59,7 @@ class CudaDevice:
             events = (_new_event(self._core), _new_event(self._core))
             self._staging = UploadStaging(self._raw, events, staging_bytes)
             self._closing = opened.pop_all()
-        self.stream = CudaStream(self._raw)
+        self.stream = CudaStream(self._raw, self._core.set_current)
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ class CudaDevice:
     def event(self) -> CudaEvent:
         """A new event that keeps time."""
         self._activate()
-        event = CudaEvent(_new_event(self._core, timing=True))
+        event = CudaEvent(_new_event(self._core, timing=True), self._core.set_current)
         self._owned.add(event)
         return event
 
@@ -154,7 +154,7 @@ class CudaDevice:
                 builder.begin_building("thread_local")
             with self.stream.capturing(builder):
                 work()
-            graph = CudaGraph(_executable(builder), self._raw)
+            graph = CudaGraph(_executable(builder), self._raw, self._core.set_current)
         finally:
             with suppress(CUDAError):  # closing a broken capture reports its error once more
                 builder.close()
@@ -290,10 +290,15 @@ class CudaBuffer:
 
 
 class CudaEvent:
-    """A point in the stream's work with the time at which the GPU reached it."""
+    """A point in the stream's work with the time at which the GPU reached it.
 
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
+    Args:
+        raw: the ``cuda.core.Event``.
+        activate: makes its GPU the calling thread's.
+    """
+
+    def __init__(self, raw: Any, activate: Call) -> None:
+        self.raw, self._activate = raw, activate
         self.is_recorded = False
 
     @property
@@ -301,8 +306,11 @@ class CudaEvent:
         """Whether the stream has reached the point where the event was last recorded. Never waits."""
         if not self.is_recorded:
             return False
-        with driver_errors("work on the GPU"):
+        self._activate()
+        try:
             return bool(self.raw.is_done)
+        except CUDAError as error:
+            raise device_error("work on the GPU", error) from error
 
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds from ``earlier`` to this event; both must be done."""
@@ -321,10 +329,11 @@ class CudaStream:
 
     Args:
         raw: the ``cuda.core.Stream``.
+        activate: makes its GPU the calling thread's.
     """
 
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
+    def __init__(self, raw: Any, activate: Call) -> None:
+        self._raw, self._activate = raw, activate
         self._builder: Any = None
 
     @property
@@ -339,6 +348,7 @@ class CudaStream:
 
     def submit(self, call: Call) -> None:
         """Run ``call`` on the host after everything submitted before it. It must not use the GPU, nor raise."""
+        self._activate()
         with driver_errors("putting a host function on the stream"):
             if self._builder is not None:
                 self._builder.callback(call)
@@ -351,8 +361,11 @@ class CudaStream:
             raise TypeError(f"expected an event of a GPU, got {type(event).__name__}")
         if self.is_capturing:
             raise RuntimeError("an event with a time cannot be recorded while a capture is under way on this stream")
-        with driver_errors("recording an event"):
+        self._activate()
+        try:
             self._raw.record(event.raw)
+        except CUDAError as error:
+            raise device_error("recording an event", error) from error
         event.is_recorded = True
 
     @contextmanager
@@ -366,10 +379,16 @@ class CudaStream:
 
 
 class CudaGraph:
-    """A captured piece of the stream's work."""
+    """A captured piece of the stream's work.
 
-    def __init__(self, raw: Any, stream: Any) -> None:
-        self._raw, self._stream = raw, stream
+    Args:
+        raw: the ``cuda.core`` executable graph.
+        stream: the ``cuda.core.Stream`` on which it is launched.
+        activate: makes its GPU the calling thread's.
+    """
+
+    def __init__(self, raw: Any, stream: Any, activate: Call) -> None:
+        self._raw, self._stream, self._activate = raw, stream, activate
 
     def upload(self) -> None:
         """Send the graph to the GPU, so that the first launch is like the others."""
@@ -382,6 +401,7 @@ class CudaGraph:
         Raises:
             DeviceError: the driver refused, or earlier work failed.
         """
+        self._activate()
         try:
             self._raw.launch(self._stream)
         except CUDAError as error:

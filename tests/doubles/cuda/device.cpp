@@ -10,8 +10,6 @@ namespace cuda_double {
 
 namespace {
 
-thread_local std::vector<CUcontext> context_stack;
-
 constexpr int kDriverVersion = 13000;
 constexpr int kComputeMajor = 8, kComputeMinor = 9;
 
@@ -74,9 +72,13 @@ const std::pair<const char *, const char *> *find_error(CUresult error) {
 
 CUcontext primary_context() { return reinterpret_cast<CUcontext>(uintptr_t{0xC0}); }
 
-CUcontext current_context() { return context_stack.empty() ? nullptr : context_stack.back(); }
+CUcontext current_context() {
+  auto &stack = thread_state().contexts;
+  return stack.empty() ? nullptr : stack.back();
+}
 
 void set_current_context(CUcontext context) {
+  auto &context_stack = thread_state().contexts;
   if (!context_stack.empty()) context_stack.pop_back();
   if (context) context_stack.push_back(context);
 }
@@ -193,13 +195,14 @@ CUresult CUDAAPI cuCtxSetCurrent(CUcontext context) {
 CUresult CUDAAPI cuCtxPushCurrent(CUcontext context) {
   return api("cuCtxPushCurrent", kWithoutContext | kInHostFunction, "", [&](Lock &) -> CUresult {
     if (!is_context(context)) return CUDA_ERROR_INVALID_CONTEXT;
-    context_stack.push_back(context);
+    thread_state().contexts.push_back(context);
     return CUDA_SUCCESS;
   });
 }
 
 CUresult CUDAAPI cuCtxPopCurrent(CUcontext *context) {
   return api("cuCtxPopCurrent", kWithoutContext | kInHostFunction, "", [&](Lock &) -> CUresult {
+    auto &context_stack = thread_state().contexts;
     if (context_stack.empty()) return CUDA_ERROR_INVALID_CONTEXT;
     if (context) *context = context_stack.back();
     context_stack.pop_back();

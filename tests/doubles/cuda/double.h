@@ -233,8 +233,16 @@ struct State {
   std::map<std::string, Fault> faults;
 };
 
+// What the driver keeps for each host thread. Never destroyed: at a thread's end its destructors still call the driver.
+struct ThreadState {
+  std::vector<CUcontext> contexts;  // the top is current
+  std::string noted;                // see note()
+};
+
 State &state();
+ThreadState &thread_state();
 CUcontext primary_context();
+CUcontext current_context();
 
 // ---- log.cpp: entering a call, logging ------------------------------------------------------------------------------
 

@@ -17,6 +17,11 @@ State &state() {
   return *all;
 }
 
+ThreadState &thread_state() {
+  static thread_local ThreadState *const own = new ThreadState;
+  return *own;
+}
+
 uint64_t next_id() {
   static uint64_t last = 0x1000;  // above the special handles CU_STREAM_LEGACY and CU_STREAM_PER_THREAD
   return last += 16;
@@ -28,8 +33,6 @@ bool &in_host_function() {
 }
 
 namespace {
-
-thread_local std::string noted;
 
 CUresult requested_failure(const char *name) {
   auto fault = state().faults.find(name);
@@ -60,11 +63,9 @@ void append(const std::string &line) {
 
 }  // namespace
 
-extern CUcontext current_context();
-
 CUresult admit(const char *name, unsigned rules) {
   State &s = state();
-  noted.clear();
+  thread_state().noted.clear();
   ++s.counts[name];
   if (CUresult error = requested_failure(name)) return error;
   // cuLaunchHostFunc: "the host function must not make any CUDA API calls"
@@ -78,7 +79,7 @@ CUresult admit(const char *name, unsigned rules) {
 }
 
 void log_call(const char *name, const std::string &details, CUresult result) {
-  std::string line = ",\"type\":\"call\",\"name\":" + quoted(name) + member("result", result) + details + noted;
+  std::string line = ",\"type\":\"call\",\"name\":" + quoted(name) + member("result", result) + details + thread_state().noted;
   if (this_thread_captures()) line += ",\"capturing\":true";
   append(line);
 }
@@ -94,7 +95,7 @@ CUresult break_rule(const char *rule, const std::string &what, CUresult error) {
   return error;
 }
 
-void note(const std::string &more) { noted += more; }
+void note(const std::string &more) { thread_state().noted += more; }
 
 std::string member(const char *name, uint64_t value) {
   return std::string(",\"") + name + "\":" + std::to_string(value);

@@ -86,8 +86,31 @@ CUresult enqueue(Lock &lock, const std::shared_ptr<Stream> &stream, Work work) {
   return state().context_error;
 }
 
+// What streams were destroyed with runs on too, as it would on a GPU.
+void run_destroyed(Lock &lock) {
+  auto destroyed = std::move(state().destroyed_streams);
+  state().destroyed_streams.clear();
+  for (const auto &stream : destroyed) run_until(lock, stream, stream->submitted);
+}
+
+// A destroyed stream for whose work the host has waited is ordered before all that follows: nothing about it is needed.
+void forget(const Stream &stream) {
+  State &s = state();
+  auto waited = s.host_clock.find(stream.id);
+  if (waited == s.host_clock.end() || waited->second < stream.submitted) return;
+  s.host_clock.erase(stream.id);
+  for (const auto &[id, other] : s.streams.all()) other->clock.erase(stream.id);
+  for (const auto &[address, block] : s.blocks) {
+    auto &history = block->history;
+    history.erase(std::remove_if(history.begin(), history.end(),
+                                 [&](const PastAccess &past) { return past.stream == stream.id; }),
+                  history.end());
+  }
+}
+
 CUresult synchronize(Lock &lock, const std::shared_ptr<Stream> &stream) {
   if (CUresult error = refuse_while_capturing(stream, "cuStreamSynchronize")) return error;
+  run_destroyed(lock);
   Clock clock = stream->clock;
   if (CUresult error = run_until(lock, stream, stream->submitted)) return error;
   merge(state().host_clock, clock);
@@ -187,7 +210,7 @@ CUresult CUDAAPI cuStreamCreateWithPriority(CUstream *out, unsigned flags, int p
 
 CUresult CUDAAPI cuStreamCreate(CUstream *out, unsigned flags) { return cuStreamCreateWithPriority(out, flags, 0); }
 
-// cuda.h: returns at once; what was submitted still runs, here when the next call waits.
+// cuda.h: what was submitted still runs. Here it runs before the call returns, except inside a host function.
 CUresult CUDAAPI cuStreamDestroy(CUstream handle) {
   return api("cuStreamDestroy", kInHostFunction | kRelease, "", [&](Lock &lock) -> CUresult {
     auto stream = state().streams.find(handle);
@@ -195,10 +218,12 @@ CUresult CUDAAPI cuStreamDestroy(CUstream handle) {
     note(member("stream", stream->id));
     if (stream->capture) invalidate(*stream->capture, "a capturing stream was destroyed");
     state().streams.remove(handle);
-    if (in_host_function())
+    if (in_host_function()) {
       state().destroyed_streams.push_back(stream);
-    else
-      run_until(lock, stream, stream->submitted);
+      return CUDA_SUCCESS;
+    }
+    run_until(lock, stream, stream->submitted);
+    forget(*stream);
     return CUDA_SUCCESS;
   });
 }
