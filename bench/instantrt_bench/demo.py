@@ -72,8 +72,9 @@ def _sheet(result: Race, prepared: Prepared, note: str) -> Image.Image:
             f"largest: {largest} of 255 grey levels",
         ),
     ]
+    speed = f"{result.ratio:.1f}x faster" if result.quiet else "busy machine, times not comparable"
     title = (
-        f"\u201c{prepared.prompt}\u201d   {request.steps} steps   {result.ratio:.1f}x faster   "
+        f"\u201c{prepared.prompt}\u201d   {request.steps} steps   {speed}   "
         f"PSNR {compared.psnr_db:.1f} dB   SSIM {compared.ssim:.4f}"
     )
     footer = (
@@ -96,6 +97,8 @@ def _facts(result: Race, prepared: Prepared, threads: int) -> dict[str, Any]:
         "steps": request.steps,
         "host_overhead_us_per_step": round(result.runtime.overhead_us_per_step, 1),
         "host_overhead_us_per_step_reference": round(result.reference.overhead_us_per_step, 1),
+        "quiet": result.quiet,
+        "foreign_cpus": None if result.foreign_cpus is None else round(result.foreign_cpus, 2),
         "runs": len(result.runtime.runs),
         "threads": threads,
         "prompt": prepared.prompt,

@@ -10,6 +10,7 @@ from typing import Any
 
 from instantrt import GenerateRequest, InstantID
 from instantrt_bench.fidelity import Comparison, compare, reference_inputs
+from instantrt_bench.machine import MAX_FOREIGN_CPUS, CpuTimes
 from instantrt_bench.reference import Reference
 
 
@@ -61,6 +62,13 @@ class Race:
     runtime: Runs
     reference: Runs
     comparison: Comparison
+    foreign_cpus: float | None  # CPUs that other processes kept busy meanwhile, on average; None if unknown
+
+    @property
+    def quiet(self) -> bool:
+        """Whether this process had the machine to itself. If not, the times say little: threads that wait for each
+        other suffer far more than their share, and the reference's more than the runtime's."""
+        return self.foreign_cpus is None or self.foreign_cpus <= MAX_FOREIGN_CPUS
 
     @property
     def ratio(self) -> float:
@@ -81,6 +89,7 @@ def race(runtime: InstantID, reference: Reference, request: Callable[[int], Gene
         runs: timed runs of each.
     """
     comparison = compare(runtime, reference, request(0))
+    start = CpuTimes.now()
     times: dict[str, list[Run]] = {"runtime": [], "reference": []}
     for index in range(runs):
         for side in ("runtime", "reference") if index % 2 == 0 else ("reference", "runtime"):
@@ -88,7 +97,8 @@ def race(runtime: InstantID, reference: Reference, request: Callable[[int], Gene
             times[side].append(
                 _timed_runtime(runtime, asked) if side == "runtime" else _timed_reference(runtime, reference, asked)
             )
-    return Race(Runs(tuple(times["runtime"])), Runs(tuple(times["reference"])), comparison)
+    foreign_cpus = start.foreign_cpus_since() if start else None
+    return Race(Runs(tuple(times["runtime"])), Runs(tuple(times["reference"])), comparison, foreign_cpus)
 
 
 def varied(prompt: str, variant: int) -> str:
@@ -109,10 +119,13 @@ def stage_table(race: Race) -> str:
             cells = (f"{ms:.1f} ms", "") if side == "runtime" else ("", f"{ms:.1f} ms")
             rows.append((f"  {side}: {stage}", *cells, ""))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
+    lines = [
         f"{row[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
         for row in rows
-    )
+    ]
+    if not race.quiet:
+        lines.append(f"Other processes kept {race.foreign_cpus:.1f} CPUs busy meanwhile: these times say little.")
+    return "\n".join(lines)
 
 
 def _row(label: str, ours: float, theirs: float, unit: str) -> tuple[str, str, str, str]:

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+MAX_FOREIGN_CPUS = 0.15  # above it, times on the CPU are not judged
 PACKAGES = ("instantrt", "numpy", "onnxruntime", "torch", "diffusers", "transformers")
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """CPU seconds spent so far, machine-wide and by this process. Linux only: :meth:`now` gives None elsewhere."""
+
+    wall_s: float
+    machine_s: float
+    own_s: float
+
+    @classmethod
+    def now(cls) -> CpuTimes | None:
+        """Read the counters."""
+        stat = Path("/proc/stat")
+        if not stat.is_file():
+            return None
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+        ticks = user + nice + system + irq + softirq + steal
+        return cls(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time())
+
+    def foreign_cpus_since(self) -> float | None:
+        """How many CPUs others have kept busy since these were read, on average."""
+        now = CpuTimes.now()
+        if now is None:
+            return None
+        foreign_s = (now.machine_s - self.machine_s) - (now.own_s - self.own_s)
+        return max(0.0, foreign_s / (now.wall_s - self.wall_s))
 
 
 def usable_cpus() -> int:
@@ -16,12 +46,10 @@ def usable_cpus() -> int:
 
 
 def machine_facts() -> dict[str, object]:
-    """CPU, its usable logical cores, load, operating system and package versions, as plain data."""
-    load_1_min = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    """CPU, its usable logical cores, operating system and package versions, as plain data."""
     return {
         "cpu": _cpu_model(),
         "logical_cpus": usable_cpus(),
-        "load_1_min": load_1_min,
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -12,6 +15,7 @@ from PIL import Image
 from instantrt import GenerateRequest
 from instantrt_bench import latency
 from instantrt_bench.latency import Race, Run, Runs, race, stage_table, varied
+from instantrt_bench.machine import CpuTimes
 from instantrt_bench.portrait import portrait_jpeg
 
 
@@ -24,16 +28,42 @@ def test_medians_and_ratio() -> None:
     ours, theirs = runs_of([10, 30, 11], [5, 7, 90]), runs_of([50, 44, 40], [100, 200, 300])
     assert (ours.latency_ms, ours.overhead_us_per_step) == (11, 7)
     assert ours.stages_ms == {"loop": 5.5, "vae": 2.75}
-    assert Race(ours, theirs, None).ratio == 4.0
+    assert Race(ours, theirs, None, None).ratio == 4.0
     assert ours.to_json()["latency_ms_samples"] == [10, 30, 11]
 
 
 def test_the_table_shows_both_sides_in_aligned_columns() -> None:
-    lines = stage_table(Race(runs_of([10], [5]), runs_of([40], [100]), None)).splitlines()
+    lines = stage_table(Race(runs_of([10], [5]), runs_of([40], [100]), None, 0.1)).splitlines()
     assert lines[1].split() == ["end", "to", "end", "10.0", "ms", "40.0", "ms", "4.00x"]
     assert lines[2].split()[-1] == "20.00x"
     assert {len(line) for line in lines} == {len(lines[0])}
     assert sum("runtime: " in line for line in lines) == sum("reference: " in line for line in lines) == 2
+
+
+def test_a_busy_machine_is_said() -> None:
+    ours, theirs = runs_of([10], [5]), runs_of([40], [100])
+    assert [Race(ours, theirs, None, cpus).quiet for cpus in (None, 0.0, 0.1, 0.5)] == [True, True, True, False]
+    assert "0.5 CPUs busy" in stage_table(Race(ours, theirs, None, 0.5))
+    assert "busy" not in stage_table(Race(ours, theirs, None, 0.1))
+
+
+@pytest.mark.skipif(CpuTimes.now() is None, reason="the system has no /proc/stat")
+def test_only_other_processes_count_as_foreign() -> None:
+    def spin(seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        start = CpuTimes.now()
+        spin(1.5)
+        foreign_cpus = start.foreign_cpus_since()
+        other.kill()
+    assert foreign_cpus > 0.4  # the process had to share its CPU with this one at worst
+    own = CpuTimes(
+        wall_s=time.perf_counter() - 2, machine_s=CpuTimes.now().machine_s - 3, own_s=time.process_time() - 2
+    )
+    assert own.foreign_cpus_since() == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize("runs", [1, 2, 5])
