@@ -527,6 +527,22 @@ def test_a_failed_context_closes_without_leaks(cuda_double: CudaDouble) -> None:
     assert cuda_double.live() == before
 
 
+def test_closing_a_device_frees_what_is_still_referenced(cuda_double: CudaDouble) -> None:
+    before = cuda_double.live()
+    device = CudaDevice()
+    buffer, event = device.allocate((2,), F32), device.event()
+    graph = device.capture(lambda: device.copy(buffer.at(0), buffer.at(1)))
+    graph.launch()
+    device.stream.record(event)
+    device.close()
+    assert cuda_double.live() == before
+    assert event.is_recorded  # all of them are referenced up to here
+    with pytest.raises(ValueError, match="closed"):
+        _ = buffer.address
+    with pytest.raises(RuntimeError):
+        graph.launch()
+
+
 def test_many_devices_in_a_row_leave_nothing(cuda_double: CudaDouble) -> None:
     before = cuda_double.live()
     cuda_double.keep_log(False)
