@@ -43,4 +43,4 @@ def test_every_file_with_such_tests_is_listed() -> None:
         for path in TESTS.rglob("test_*.py")
         if any(sign in path.read_text() for sign in signs)
     }
-    assert found == set(FILES)
+    assert found <= {*FILES, *FILES_WITH_PLANS}
