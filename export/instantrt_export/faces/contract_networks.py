@@ -68,7 +68,7 @@ class TinyFace68(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        picture = image.permute(0, 3, 1, 2).float()
+        picture = image.float().permute(0, 3, 1, 2)
         scores, boxes = self._best(self._anchor_boxes(self.detector(picture)[0]))
         corners, sides = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
         keypoints = corners + self.average_face * sides
@@ -119,7 +119,7 @@ class DlibResNet128(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """See the class."""
-        embedding: Tensor = self.resnet(faces.permute(0, 3, 1, 2).float())
+        embedding: Tensor = self.resnet(faces.float().permute(0, 3, 1, 2))
         return embedding
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +104,7 @@ def detector_graph(path: Path, kind: str, px: int) -> onnx.ModelProto:
     ]
     _expect_outputs(model, len(heads), path)
     _take_pixels(model, "image", (1, px), mean=127.5, std=128.0)
+    _expect_sizes(model, [rows * width for _, (rows, width) in heads], path)
     _give(model, heads)
     return _checked(model, path)
 
@@ -187,6 +189,26 @@ def _expect_outputs(model: onnx.ModelProto, count: int, path: Path) -> None:
         raise CheckpointError(what, found=f"{len(found)}: {', '.join(found)}", hint="use the model its name promises")
 
 
+def _expect_sizes(model: onnx.ModelProto, sizes: Sequence[int], path: Path) -> None:
+    """Compare the outputs' sizes, where onnx can infer them: a Reshape to the wrong size fails only when it runs."""
+    inferred = onnx.shape_inference.infer_shapes(_without_output_shapes(model))
+    for value, size in zip(inferred.graph.output, sizes, strict=True):
+        shape = value.type.tensor_type.shape.dim
+        if shape and all(dim.HasField("dim_value") for dim in shape) and prod(d.dim_value for d in shape) != size:
+            what = f"{path} is not the expected face network: output {value.name} must hold {size} numbers"
+            found = " x ".join(str(dim.dim_value) for dim in shape)
+            raise CheckpointError(what, found=found, hint="use the model its name promises")
+
+
+def _without_output_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy, so that inferred shapes are not mixed with what the file declares."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return copy
+
+
 def _take_pixels(
     model: onnx.ModelProto, name: str, batch_and_side: tuple[int | str, int], *, mean: float, std: float
 ) -> None:
@@ -203,10 +225,10 @@ def _take_pixels(
         numpy_helper.from_array(np.array(value, np.float32), constant)
         for value, constant in ((mean, mean_name), (std, std_name))
     )
-    steps = [f"{PREFIX}{step}" for step in ("nchw", "float", "centred")]
+    steps = [f"{PREFIX}{step}" for step in ("float", "nchw", "centred")]
     nodes = [
-        helper.make_node("Transpose", [name], [steps[0]], perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", [steps[0]], [steps[1]], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [name], [steps[0]], to=TensorProto.FLOAT),  # all that TensorRT does with u8
+        helper.make_node("Transpose", [steps[0]], [steps[1]], perm=[0, 3, 1, 2]),
         helper.make_node("Sub", [steps[1], mean_name], [steps[2]]),
         helper.make_node("Div", [steps[2], std_name], [image]),
         *graph.node,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Run = Callable[[Mapping[str, npt.NDArray[Any]]], Outputs]
 
 MIN_AGREEMENT = 0.3  # intersection over union of a face's box with that of the same face seen from near
 TINY68_MARGINS = (0.1, 0.5, 0.0)  # on each side, in longest sides of the photo
-TINY68_TILE = 0.5  # in longest sides of the photo
+TINY68_TILES = (0.5, 0.25)  # in longest sides of the photo; a face must be about a fifth of what is looked at
 SCRFD_STRIDES = (8, 16, 32)
 SCRFD_ANCHORS = 2
 
@@ -176,14 +177,15 @@ def _tiny68_passes(photo: Photo, px: int) -> Iterator[list[View]]:
     for margin in TINY68_MARGINS:
         side = longest * (1 + 2 * margin)
         yield [view_of(photo, Window((width - side) / 2, (height - side) / 2, side), px)]
-    side = longest * TINY68_TILE
-    yield [view_of(photo, Window(x, y, side), px) for y in _tiles(height, side) for x in _tiles(width, side)]
+    for tile in TINY68_TILES:
+        side = longest * tile
+        yield [view_of(photo, Window(x, y, side), px) for y in _tiles(height, side) for x in _tiles(width, side)]
 
 
 def _tiles(length: int, side: float) -> list[float]:
-    """Where tiles start that overlap by half and cover ``length``."""
-    count = max(1, round((length - side) / (side / 2)) + 1)
-    return [0.0] if count == 1 else [float(x) for x in np.linspace(0, length - side, count)]
+    """Where tiles start that overlap by at least a third and cover ``length``; centred where one is enough."""
+    count = ceil(max(0, length - side) / (side * 2 / 3)) + 1
+    return [float(x) for x in np.linspace(0, length - side, count)] if count > 1 else [(length - side) / 2]
 
 
 def _tiny68_decode(outputs: Outputs, _px: int) -> Candidates:
