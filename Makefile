@@ -5,6 +5,7 @@ OUT ?= out
 
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
+JUDGES = insightface dlib-bin face_recognition_models matplotlib
 TYPINGS = $(VENV)/typings/tensorrt/__init__.pyi
 CHECKPOINT = $(OUT)/nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
@@ -34,8 +35,8 @@ bundle: $(BUNDLE)/bundle.json
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	# Judges of the face stage. Their requirements would put a second opencv over the headless one.
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps insightface face_recognition_models
+	# Judges of the face stage and a second portrait. With their requirements a second opencv would come along.
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps $(JUDGES)
 	touch $@
 
 # TensorRT's type stubs, beside the environment: they require TensorRT itself, and five lines of them do not parse.
