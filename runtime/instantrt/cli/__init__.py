@@ -7,10 +7,17 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from instantrt.cli import build, doctor, export, generate, inspect
+from instantrt.cli import bench, build, doctor, export, generate, inspect
 from instantrt.errors import InstantRTError
 
-COMMANDS = {"export": export, "build": build, "inspect": inspect, "generate": generate, "doctor": doctor}
+COMMANDS = {
+    "export": export,
+    "build": build,
+    "inspect": inspect,
+    "generate": generate,
+    "bench": bench,
+    "doctor": doctor,
+}
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130
 
@@ -26,14 +33,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0, 1 for a user's mistake (its message on stderr), 130 when interrupted."""
+    """Run a command. Returns 0 or the command's own status, 1 for a user's mistake (its message on stderr), 130 when
+    interrupted."""
     args = build_parser().parse_args(argv)
     try:
-        COMMANDS[args.command].run(args)
+        status = COMMANDS[args.command].run(args)
     except InstantRTError as error:
         print(f"instantrt {args.command}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"instantrt {args.command}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    return 0
+    return status or 0
