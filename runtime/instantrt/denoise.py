@@ -155,9 +155,13 @@ class DenoiseLoop:
         return self.launch(calls, on_call, cancelled).finish()
 
     def launch(
-        self, calls: int, on_call: Progress | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        calls: int,
+        on_call: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        in_flight: int = IN_FLIGHT,
     ) -> LoopRun:
-        """Launch the graph ``calls`` times; at most ``IN_FLIGHT`` of them are unfinished at any time.
+        """Launch the graph ``calls`` times; at most ``in_flight`` of them are unfinished at any time.
 
         The host never waits for the stream: it looks at events, and sleeps while too many calls are unfinished.
 
@@ -165,6 +169,7 @@ class DenoiseLoop:
             calls: network calls, the largest row count of the loaded tables.
             on_call: told (calls done, calls in all) after each one.
             cancelled: asked before each launch and while waiting.
+            in_flight: with 1, ``on_call`` finds each call's own results in the buffers.
 
         Raises:
             CancelledError: ``cancelled`` answered yes; calls in flight still finish.
@@ -174,7 +179,7 @@ class DenoiseLoop:
         stream.record(self._marks[0])
         for call in range(1, calls + 1):
             start, busy, waited = perf_counter_ns(), self._busy_ns(), run.waited_ns
-            run.follow(call - IN_FLIGHT)
+            run.follow(call - in_flight)
             self._launch()
             stream.record(self._marks[call])
             run.launched = call

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt.bundle import Bundle
-from instantrt.denoise import LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
+from instantrt.denoise import IN_FLIGHT, LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
 from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
 from instantrt.noise import TorchGenerator
@@ -134,6 +134,7 @@ class InstantID:
         *,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
+        keep_steps: bool = False,
     ) -> GenerateResult:
         """Make the pictures that ``request`` asks for.
 
@@ -141,6 +142,7 @@ class InstantID:
             request: photo, prompt and options.
             progress: told (network calls done, calls in all) after each call of the loop.
             cancelled: asked before each call; answering True stops the request.
+            keep_steps: also return the latents after every call, for which each call is waited for.
 
         Raises:
             PhotoError: a photo is unreadable or shows no face.
@@ -149,7 +151,7 @@ class InstantID:
         """
         with self._lock:
             self._clock.restart()
-            return self._generate(self._prepare(request), progress, cancelled)
+            return self._generate(self._prepare(request), progress, cancelled, keep_steps)
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Only the photo and face stages of a request."""
@@ -184,7 +186,11 @@ class InstantID:
         return Prepared(request, prompt, negative_prompt, seed, width, height, identity)
 
     def _generate(
-        self, prepared: Prepared, progress: Progress | None, cancelled: Callable[[], bool] | None
+        self,
+        prepared: Prepared,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+        keep_steps: bool,
     ) -> GenerateResult:
         request, stage = prepared.request, self._clock.stage
         table = step_table(request.sampler, request.steps, request.guidance_scale, self.bundle.scheduler)
@@ -194,12 +200,17 @@ class InstantID:
         calls = len(table.rows)
         batches = [slots[i : i + loop.shape.slots] for i in range(0, len(slots), loop.shape.slots)]
         pixels, latents, times = [], [], []
+        steps: list[list[npt.NDArray[np.float32]]] = []  # by batch
         for index, batch in enumerate(batches):
             with stage("upload"):
                 for slot, inputs in enumerate(batch):
                     loop.load_slot(slot, inputs)
+            told, in_flight = _shifted(progress, index * calls, len(batches) * calls), IN_FLIGHT
+            if keep_steps:
+                steps.append([])
+                told, in_flight = _keeping(told, loop, steps[-1]), 1
             with stage("loop"):
-                run = loop.launch(calls, _shifted(progress, index * calls, len(batches) * calls), cancelled)
+                run = loop.launch(calls, told, cancelled, in_flight)
             with stage("vae"):
                 images = self._vae.run({"latents": loop.latents_buffer})["images"]
             times.append(run.finish())
@@ -214,6 +225,7 @@ class InstantID:
             prepared.identity.keypoints,
             prepared.identity.warnings + warnings,
             _timings(self._clock.read_ms(), times),
+            np.concatenate([np.stack(batch) for batch in steps], axis=1)[:, : len(slots)] if keep_steps else None,
         )
 
     def _slots(self, prepared: Prepared, table: StepTable, halves: int) -> tuple[list[SlotInputs], tuple[str, ...]]:
@@ -289,6 +301,17 @@ def _shifted(progress: Progress | None, done: int, total: int) -> Progress | Non
     if progress is None:
         return None
     return lambda call, _calls: progress(done + call, total)
+
+
+def _keeping(progress: Progress | None, loop: DenoiseLoop, steps: list[npt.NDArray[np.float32]]) -> Progress:
+    """Progress that also appends the latents of all slots to ``steps``."""
+
+    def told(done: int, total: int) -> None:
+        steps.append(loop.latents())
+        if progress is not None:
+            progress(done, total)
+
+    return told
 
 
 def _timings(stages_ms: dict[str, float], times: list[LoopTimes]) -> Timings:

@@ -50,6 +50,7 @@ class GenerateResult:
         keypoints: f32 [5, 2] face keypoints asked for, in picture pixels.
         warnings: what the caller should know, e.g. several faces, or words of the prompt that did not fit.
         timings: where the time went.
+        latents_per_step: f32 [network calls, samples, 4, H/8, W/8], the latents after each call, if asked for.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -58,6 +59,7 @@ class GenerateResult:
     keypoints: npt.NDArray[np.float32]
     warnings: tuple[str, ...]
     timings: Timings
+    latents_per_step: npt.NDArray[np.float32] | None = None
 
     @property
     def images(self) -> list[Image.Image]:
