@@ -192,7 +192,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 def _chosen(bundle: Bundle, only: Iterable[str] | None) -> list[str]:
-    names = list(bundle.contracts) if only is None else list(only)
+    names = list(bundle.manifest.networks) if only is None else list(only)
     unknown = [name for name in names if name not in bundle.contracts]
     if unknown:
         raise BundleError(

@@ -89,6 +89,7 @@ def build_plan(api: TensorRT, job: Job, out: Path, progress: Progress, log: Buil
         file = _build_to_file(api, builder, network, config, job, out, interrupt, log)
         if cache is not None and job.options.timing_cache is not None:
             _save(job.options.timing_cache, bytes(cache.serialize()))
+    progress("done", 1.0)
     seconds = perf_counter() - start
     return Measured(file, layers, tuple(log.activation_bytes), log.weight_bytes, seconds)
 
@@ -97,8 +98,10 @@ def _parse(api: TensorRT, network: trt.INetworkDefinition, logger: trt.ILogger, 
     parser = api.OnnxParser(network, logger)
     if parser.parse(job.model.SerializeToString(), str(job.onnx_path)):
         return
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    quoted = [f"node {e.node_name()!r} ({e.node_operator()}): {words(e.desc())}" for e in errors[:QUOTED_ERRORS]]
+    quoted = []
+    for index in range(min(parser.num_errors, QUOTED_ERRORS)):
+        refusal = parser.get_error(index)
+        quoted.append(f"node {refusal.node_name()!r} ({refusal.node_operator()}): {words(refusal.desc())}")
     raise BuildError(
         f"{job.flavour.product} does not accept the ONNX graph of {job.contract.name}",
         found="; ".join(quoted or log.errors[:QUOTED_ERRORS]) or "no reason given",

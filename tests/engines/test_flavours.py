@@ -1,0 +1,271 @@
+"""Both flavours' calls exist and take what they are given; what one lacks is refused in its own words."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import types
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from instantrt.cli import main
+from instantrt.errors import MissingExtraError, RequestError
+from instantrt_engines import flavours
+from instantrt_engines.build import flavour_of
+from instantrt_engines.flavours import FLAVOURS, OPTION_FLAGS, WheelError
+from instantrt_engines.options import BuildOptionError, BuildOptions
+from instantrt_engines.tensorrt_api import TensorRT
+
+ROOT = Path(__file__).parents[2]
+ENGINES = ROOT / "engines/instantrt_engines"
+TYPINGS = ROOT / ".venv/typings"
+RTX, DATACENTER = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
+ASKED = {
+    "optimization_level": 3,
+    "aux_streams": 0,
+    "strip_weights": True,
+    "weight_streaming": True,
+    "hardware_compatibility": "ampere_plus",
+    "version_compatible": True,
+    "compute": ("8.6",),
+    "timing_cache": Path("timings"),
+}
+
+# Every method and property of a TensorRT object that the package uses, by class, with the arguments it gives.
+CALLS = {
+    "Builder": {
+        "create_network": ("flags",),
+        "create_builder_config": (),
+        "create_optimization_profile": (),
+        "build_serialized_network_to_stream": ("network", "config", "writer"),
+    },
+    "OnnxParser": {"parse": ("model", "path"), "get_error": ("index",), "num_errors": None},
+    "ParserError": {"desc": (), "node_name": (), "node_operator": ()},
+    "IBuilderConfig": {
+        "set_flag": ("flag",),
+        "add_optimization_profile": ("profile",),
+        "create_timing_cache": ("serialized_timing_cache",),
+        "set_timing_cache": ("cache", "ignore_mismatch"),
+        "builder_optimization_level": None,
+        "max_aux_streams": None,
+        "hardware_compatibility_level": None,
+        "progress_monitor": None,
+    },
+    "IOptimizationProfile": {"set_shape": ("input", "min", "opt", "max")},
+    "INetworkDefinition": {"num_layers": None},
+    "ITimingCache": {"serialize": ()},
+    "IProgressMonitor": {
+        "phase_start": ("phase_name", "parent_phase", "num_steps"),
+        "step_complete": ("phase_name", "step"),
+        "phase_finish": ("phase_name",),
+    },
+    "ILogger": {"log": ("severity", "msg")},
+    "IStreamWriter": {"write": ("data", "size")},  # as the bindings declare it; Python overrides get only the data
+}
+
+
+@pytest.fixture(scope="module")
+def api() -> TensorRT:
+    return RTX.load()
+
+
+@pytest.mark.parametrize("owner", CALLS)
+def test_the_bindings_have_every_call_with_these_parameters(api: TensorRT, owner: str) -> None:
+    for name, expected in CALLS[owner].items():
+        found = inspect.getattr_static(getattr(api.module, owner), name)
+        if expected is None:
+            assert isinstance(found, property), f"{owner}.{name}"
+            continue
+        signature = re.match(rf"{name}\((.*)\) ->", getattr(api.module, owner).__dict__[name].__doc__)
+        parameters = re.findall(r"(\w+):", re.sub(r"self: [\w.]+(, )?", "", signature[1]))
+        assert tuple(parameters) == expected, f"{owner}.{name}"
+
+
+def test_every_call_in_the_package_is_in_that_list() -> None:
+    """Attributes taken from TensorRT's objects in the source, found by the names of the variables that hold them."""
+    holders = "builder|network|config|parser|made|cache|refusal"
+    used = set()
+    for name in ("builder.py", "flavours.py"):
+        used |= set(re.findall(rf"(?<![\w.])(?:{holders})\.(\w+)", (ENGINES / name).read_text(encoding="utf-8")))
+    listed = {name for calls in CALLS.values() for name in calls}
+    only_rtx = {"num_compute_capabilities", "set_compute_capability"}
+    assert used - only_rtx <= listed
+    assert {"parse", "set_shape", "set_flag", "create_network"} <= used
+
+
+def test_every_flag_that_an_option_sets_exists(api: TensorRT) -> None:
+    for names in OPTION_FLAGS.values():
+        for name in names:
+            assert hasattr(api.BuilderFlag, name)
+    assert set(OPTION_FLAGS) <= set(BuildOptions.__dataclass_fields__)
+    for level in flavours.HARDWARE_LEVELS.values():
+        assert hasattr(api.HardwareCompatibilityLevel, level)
+    for member in RTX.capabilities.values():
+        assert hasattr(api.module.ComputeCapability, member)
+    assert flavours.network_flags(api) > 0
+
+
+def test_precision_flags_that_version_11_removed_are_not_used() -> None:
+    removed = ("FP16", "BF16", "INT8", "FP8", "OBEY_PRECISION", "calibrat", "set_precision", "algorithm_selector")
+    for path in ENGINES.glob("*.py"):
+        code = re.sub(r'""".*?"""', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name in removed:
+            assert not re.search(rf"BuilderFlag\.{name}\b|\.{name}\(", code), f"{path.name} uses {name}"
+
+
+@pytest.mark.skipif(not TYPINGS.is_dir(), reason="TensorRT's stubs are fetched by `make check`")
+def test_the_stubs_of_the_datacenter_flavour_refuse_a_wrong_call(tmp_path: Path) -> None:
+    """That the type checker really sees TensorRT's types: the package's own code is checked by `make check`."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        "from instantrt_engines.tensorrt_api import TensorRT\n"
+        "def build(api: TensorRT) -> None:\n"
+        "    builder = api.Builder(api.ILogger())\n"
+        "    builder.create_network(1)\n"
+        "    builder.create_network('one')\n"
+        "    builder.build_cuda_engine(1)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(wrong)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stdout.splitlines() if "wrong.py" in line]
+    assert [re.search(r"\[(.*)\]$", line)[1] for line in errors] == ["arg-type", "attr-defined"], done.stdout
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=FLAVOURS)
+@pytest.mark.parametrize("name", ASKED)
+def test_an_option_is_taken_or_refused_by_name(flavour: flavours.Flavour, name: str) -> None:
+    assert set(ASKED) == {field.name for field in fields(BuildOptions)}
+    options = BuildOptions(**{name: ASKED[name]})
+    assert options.asked == (name,)
+    if name in flavour.options:
+        flavour.check(options)
+        return
+    with pytest.raises(BuildOptionError, match=f"{flavour.product} has no option {name}"):
+        flavour.check(options)
+
+
+def test_the_flavours_differ_where_the_table_says_so() -> None:
+    assert RTX.options - DATACENTER.options == {"compute"}
+    assert DATACENTER.options - RTX.options == {"hardware_compatibility", "version_compatible", "timing_cache"}
+    table = flavours.__doc__
+    for word in ("TensorRT 10", "TensorRT 11", "TensorRT-RTX", "hardware_compatibility", "device_memory_size"):
+        assert word in table
+
+
+@pytest.mark.parametrize("wrong", [{"optimization_level": 6}, {"optimization_level": -1}, {"aux_streams": -1}])
+def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(BuildOptionError, match=str(*wrong.values())):
+        BuildOptions(**wrong)
+
+
+def test_unknown_capabilities_and_levels_list_the_known_ones() -> None:
+    with pytest.raises(BuildOptionError, match=r"(?s)compute capability 6\.1.*8\.6"):
+        RTX.check(BuildOptions(compute=("8.6", "6.1")))
+    with pytest.raises(BuildOptionError, match="ampere_plus"):
+        DATACENTER.check(BuildOptions(hardware_compatibility="hopper"))
+
+
+def test_compute_is_sorted_and_part_of_the_identity() -> None:
+    assert RTX.compute(BuildOptions(compute=("12.0", "8.6"))) == ("8.6", "12.0")
+    assert RTX.compute(BuildOptions()) == ("8.0", "8.6", "8.9", "12.0+")
+    assert DATACENTER.compute(BuildOptions(hardware_compatibility="ampere_plus")) == ("8.0+",)
+    assert "compute" not in BuildOptions(compute=("8.6",)).identity
+    assert BuildOptions(timing_cache=Path("x")).identity == {}
+
+
+@pytest.fixture
+def no_modules(monkeypatch: pytest.MonkeyPatch):
+    """Makes these modules impossible to import."""
+
+    def hide(*names: str) -> None:
+        real = importlib.import_module
+
+        def import_module(name: str, package: str | None = None) -> types.ModuleType:
+            if name in names:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return real(name, package)
+
+        monkeypatch.setattr(importlib, "import_module", import_module)
+
+    return hide
+
+
+@pytest.mark.parametrize("wheel", ["tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"])
+def test_a_missing_wheel_names_the_extra(no_modules, wheel: str) -> None:
+    no_modules(wheel)
+    with pytest.raises(MissingExtraError, match=rf"(?s){wheel}.*instantrt\[rtx\]"):
+        RTX.load()
+
+
+def test_missing_datacenter_wheels_name_their_extra(no_modules) -> None:
+    no_modules("tensorrt")
+    with pytest.raises(MissingExtraError, match=r"instantrt\[tensorrt\]"):
+        DATACENTER.load()
+
+
+def test_an_empty_folder_of_that_name_is_no_tensorrt(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(MissingExtraError, match="has no Builder"):
+        DATACENTER.load()
+    sys.modules.pop("tensorrt", None)
+
+
+def test_wheels_of_different_versions_are_told(monkeypatch) -> None:
+    monkeypatch.setattr(flavours, "rtx_library_version", lambda: "1.5.0.99")
+    with pytest.raises(WheelError, match=r"bindings 1\.7\.1\.116, library 1\.5\.0\.99"):
+        RTX.load()
+
+
+def test_bindings_that_do_not_load_on_that_library_are_told(monkeypatch) -> None:
+    real = importlib.import_module
+
+    def import_module(name: str) -> types.ModuleType:
+        if name == "tensorrt_rtx_bindings":
+            raise ImportError("undefined symbol: createInferBuilder_v9")
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(WheelError, match="do not belong together"):
+        RTX.load()
+
+
+def test_a_version_that_lacks_something_is_too_old() -> None:
+    old = types.SimpleNamespace(__version__="9.0", __name__="tensorrt", Builder=object)
+    flavour = flavours.Flavour("tensorrt", "TensorRT", "tensorrt", lambda: old, frozenset(), None, {})
+    with pytest.raises(WheelError, match=r"TensorRT 9\.0 lacks what building needs"):
+        flavour.load()
+
+
+def test_the_library_reports_the_version_of_the_bindings(api: TensorRT) -> None:
+    assert flavours.rtx_library_version() == api.version
+
+
+def test_datacenter_plans_need_a_gpu(monkeypatch) -> None:
+    def no_driver(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(flavours.ctypes, "CDLL", no_driver)
+    with pytest.raises(WheelError, match="only on the GPU that they are for"):
+        DATACENTER.compute(BuildOptions())
+
+
+def test_onnxruntime_and_unknown_targets_have_nothing_to_build() -> None:
+    with pytest.raises(RequestError, match="nothing to build"):
+        flavour_of("onnxruntime")
+    with pytest.raises(RequestError, match="tensorrt-rtx"):
+        flavour_of("openvino")
+
+
+def test_the_command_line_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    text = capsys.readouterr().out
+    for field in fields(BuildOptions):
+        assert f"--{field.name.replace('_', '-')}" in text

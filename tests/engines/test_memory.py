@@ -1,0 +1,87 @@
+"""Adding up device memory, and the least staging that fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doubles.small import DIMS
+from instantrt.contracts import network_contracts
+from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, NetworkMemory, buffer_bytes, device_memory, fit_into
+
+GB = 10**9
+CONTRACTS = tuple(network_contracts(DIMS).values())
+SYMBOLS = {"B": 1, "G": 2, "H": 128, "W": 128, "R": 2, "T": 199, "n": 1}
+
+# About what SDXL needs in fp16: text 1.6, unet and identitynet 5.8 + 2.5, VAE 0.2.
+SDXL = DeviceMemory({"prelude": 2 * GB, "loop": 8 * GB, "finale": GB // 5}, arena_bytes=GB // 3, buffer_bytes=10**7)
+
+
+def test_weights_add_up_and_the_arena_is_the_largest() -> None:
+    networks = [NetworkMemory("prelude", 5, 100), NetworkMemory("loop", 7, 300), NetworkMemory("loop", 11, 200)]
+    memory = device_memory(networks, CONTRACTS, SYMBOLS, "fp16")
+    assert memory.weights == {"prelude": 5, "loop": 18, "finale": 0}
+    assert memory.arena_bytes == 300
+    assert memory.total_bytes == 23 + 300 + memory.buffer_bytes + RESERVE_BYTES
+
+
+def test_the_loop_shares_buffers_by_name_except_the_time_embeddings() -> None:
+    loop = [c for c in CONTRACTS if c.stage == "loop"]
+    identitynet, unet = loop
+
+    def size(specs) -> int:
+        return sum(spec.size_bytes(SYMBOLS, "fp16") for spec in specs)
+
+    both = size({s.name: s for c in loop for s in (*c.inputs, *c.outputs)}.values())
+    own = identitynet.input("time_embeddings").size_bytes(SYMBOLS, "fp16")
+    assert buffer_bytes(loop, SYMBOLS, "fp16") == both + own
+    assert buffer_bytes([unet], SYMBOLS, "fp16") == size((*unet.inputs, *unet.outputs))
+    assert buffer_bytes(loop, SYMBOLS | {"B": 2}, "fp16") > buffer_bytes(loop, SYMBOLS, "fp16")
+
+
+@pytest.mark.parametrize(
+    ("vram", "streamable", "staging"),
+    [
+        (24 * GB, False, "resident"),
+        (10 * GB, False, "staged"),
+        (10 * GB, True, "staged"),
+        (8 * GB, False, "none"),
+        (8 * GB, True, "streaming"),
+        (2 * GB, True, "none"),
+    ],
+)
+def test_the_least_staging_that_fits_is_chosen(vram: int, streamable: bool, staging: str) -> None:
+    fit = fit_into(SDXL, vram, streamable=streamable)
+    assert fit.staging == staging
+    assert (fit.weight_budget_bytes is not None) == (staging == "streaming")
+    if staging != "none":
+        assert fit.needed_bytes <= vram
+
+
+def test_the_streaming_budget_is_what_the_rest_leaves() -> None:
+    fit = fit_into(SDXL, 8 * GB, streamable=True)
+    assert fit.weight_budget_bytes == 8 * GB - SDXL.shared_bytes
+    assert fit.weight_budget_bytes < SDXL.weights["loop"]
+
+
+@given(
+    weights=st.tuples(*[st.integers(0, 10 * GB)] * 3),
+    arena=st.integers(0, GB),
+    vram=st.integers(0, 40 * GB),
+    more=st.integers(0, 10 * GB),
+)
+def test_more_memory_never_fits_worse(weights, arena: int, vram: int, more: int) -> None:
+    memory = DeviceMemory(dict(zip(("prelude", "loop", "finale"), weights, strict=True)), arena, 0)
+    order = ["none", "streaming", "staged", "resident"]
+    less, enough = (fit_into(memory, v, streamable=True).staging for v in (vram, vram + more))
+    assert order.index(less) <= order.index(enough)
+
+
+def test_two_slots_need_more_than_one() -> None:
+    one = device_memory([NetworkMemory("loop", 1, 1)], CONTRACTS, SYMBOLS, "fp16")
+    two = device_memory([NetworkMemory("loop", 1, 1)], CONTRACTS, SYMBOLS | {"B": 2}, "fp16")
+    assert two.total_bytes > one.total_bytes
+    assert replace(two, buffer_bytes=one.buffer_bytes) == one

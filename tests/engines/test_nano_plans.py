@@ -1,0 +1,174 @@
+"""The ten nano networks in fp16: real TensorRT-RTX plans on a machine without a GPU, their cost, and their pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from instantrt import InstantID
+from instantrt.bundle import Bundle
+from instantrt.cli import main
+from instantrt.contracts import network_contracts
+from instantrt.plan import open_plan
+from instantrt_engines.build import BuildRequest, build_plans
+from instantrt_engines.checks import FP32_NETWORKS, check_precision, fp32_islands
+from instantrt_engines.graph import ShapedGraph, load_graph
+from instantrt_engines.profiles import ShapeOptions
+
+TARGET = "tensorrt-rtx"
+AT = {"B": 1, "G": 2, "H": 128, "W": 128, "R": 2, "T": 30, "n": 1}
+
+
+@pytest.fixture(scope="module")
+def bundle(nano_bundle_fp16: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose plans this module may write: the exported files are links."""
+    folder = tmp_path_factory.mktemp("plans")
+    for source in nano_bundle_fp16.rglob("*"):
+        link = folder / source.relative_to(nano_bundle_fp16)
+        if source.is_file():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(source)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def static(bundle: Path) -> Path:
+    """The bundle with static plans of all ten networks."""
+    results = list(build_plans(Bundle.open(bundle), BuildRequest(TARGET)))
+    assert all(result.reason is not None for result in results)
+    return bundle
+
+
+def test_all_ten_networks_build_without_a_gpu_and_are_complete(static: Path) -> None:
+    opened = Bundle.open(static)
+    contracts = network_contracts(opened.dims)
+    assert len(contracts) == 10
+    for name in contracts:
+        plan = open_plan(opened, TARGET, name)
+        plan.open_verified().close()
+        symbols = {s: v for s, v in AT.items() if s in contracts[name].symbols}
+        profile = plan.profile(symbols)
+        assert plan.record.activation_bytes[profile] > 0
+        assert plan.record.weight_bytes > 0
+
+
+def test_the_loop_has_a_static_profile_for_each_guidance_half(static: Path) -> None:
+    opened = Bundle.open(static)
+    for name in ("unet", "identitynet"):
+        profiles = open_plan(opened, TARGET, name).record.identity.profiles
+        assert [p["G"] for p in profiles] == [(1, 1, 1), (2, 2, 2)]
+        assert all(low == high for profile in profiles for low, _, high in profile.values())
+
+
+def test_nothing_is_built_twice(static: Path) -> None:
+    assert all(result.reason is None for result in build_plans(Bundle.open(static), BuildRequest(TARGET)))
+
+
+def test_no_network_leaves_fp16_in_the_middle(nano_bundle_fp16: Path) -> None:
+    opened = Bundle.open(nano_bundle_fp16)
+    for name, contract in opened.contracts.items():
+        graph = ShapedGraph.at(load_graph(opened.folder / f"onnx/{name}.onnx"), contract, AT)
+        assert graph.unknown() == []
+        if name not in FP32_NETWORKS:
+            assert fp32_islands(graph) == []
+        check_precision(name, graph, "fp16")
+
+
+def test_inspect_reports_cost_and_memory(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(static), "--vram", "8GB", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    networks = {n["name"]: n for n in report["networks"]}
+    assert len(networks) == 10
+    for network in networks.values():
+        assert network["plan_problem"] is None
+        assert network["parameters"] > 0
+        assert network["flops"] > 0
+        assert network["bytes"] > network["weight_bytes"]
+        assert network["plan_bytes"] == Path(network["plan"]).stat().st_size
+    assert networks["unet"]["precision"] == "fp16"
+    assert networks["face_encoder"]["precision"] == "fp32"
+    memory = report["memory"]
+    assert memory["arena_bytes"] == max(n["activation_bytes"] for n in networks.values())
+    assert sum(memory["weights"].values()) == sum(n["device_weight_bytes"] for n in networks.values())
+    assert report["fit"]["staging"] == "resident"
+    assert report["fit"]["needed_bytes"] == memory["total_bytes"]
+
+
+def test_flops_agree_with_torchs_own_counter(nano_checkpoint: Path, nano_bundle_fp16: Path) -> None:
+    """The VAE decoder, whose torch module and graph do the same work."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from instantrt_engines.cost import cost_of
+    from instantrt_export.checkpoint import Checkpoint
+    from instantrt_export.networks.builders import build_network
+
+    module = build_network("vae_decoder", Checkpoint.open(nano_checkpoint), torch.float32)
+    opened = Bundle.open(nano_bundle_fp16)
+    contract = opened.contracts["vae_decoder"]
+    graph = ShapedGraph.at(load_graph(nano_bundle_fp16 / "onnx/vae_decoder.onnx"), contract, AT)
+    # torch counts nothing for its fused attention on CPUs
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(torch.zeros(contract.inputs[0].resolve(AT)))
+    assert cost_of(graph).flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    assert cost_of(graph).parameters == pytest.approx(sum(p.numel() for p in module.parameters()), rel=1e-2)
+
+
+def test_inspect_says_when_plans_do_not_hold_the_size_or_do_not_fit(static: Path, capsys) -> None:
+    assert main(["inspect", str(static), "--slots", "4"]) == 0
+    assert "its profiles does not fit" in capsys.readouterr().out
+    assert main(["inspect", str(static), "--vram", "500MB"]) == 0
+    assert "does not fit into 0.50 GB" in capsys.readouterr().out
+    assert main(["inspect", str(static), "--slots", "4", "--vram", "8GB"]) == 1
+    assert "once all networks are built" in capsys.readouterr().err
+
+
+def test_inspect_works_without_plans(nano_bundle_fp16: Path, capsys) -> None:
+    assert main(["inspect", str(nano_bundle_fp16), "--size", "128x128"]) == 0
+    assert "target none built" in capsys.readouterr().out
+    assert main(["inspect", str(nano_bundle_fp16), "--size", "512x512"]) == 1
+    assert "exported for pictures of 128x128" in capsys.readouterr().err
+
+
+def test_all_ten_networks_build_with_a_batch_range(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Last in this file: it replaces the static plans of the networks that have slots."""
+    command = ["build", str(static), "--target", TARGET, "--batch", "1:1:4", "--halves", "2", "--json"]
+    assert main(command) == 0
+    report = {n["name"]: n for n in json.loads(capsys.readouterr().out)["networks"]}
+    assert len(report) == 10
+    opened = Bundle.open(static)
+    for name, contract in opened.contracts.items():
+        assert report[name]["built"] == bool({"B", "G"} & set(contract.symbols))
+        plan = open_plan(opened, TARGET, name)
+        for slots in (1, 4):
+            plan.profile(AT | {"B": slots})
+
+
+def test_the_options_object_and_the_command_line_agree(bundle: Path) -> None:
+    from instantrt.cli import build_parser
+    from instantrt_engines.command import build_request
+
+    arguments = build_parser().parse_args(["build", str(bundle), "--target", TARGET, "--batch", "2", "--halves", "2"])
+    assert build_request(arguments) == BuildRequest(TARGET, ShapeOptions(batch=(2, 2, 2), halves=(2,)))
+
+
+def test_the_fp16_pipelines_picture_is_the_fp32_pipelines(
+    nano_bundle_fp16: Path, nano_bundle: Path, astronaut: np.ndarray
+) -> None:
+    """Through casts on the CPU, whole pipeline, 10 steps, guided: SSIM >= 0.98."""
+    pictures = []
+    for folder in (nano_bundle_fp16, nano_bundle):
+        with InstantID.load(folder) as pipeline:
+            result = pipeline.generate(
+                face=astronaut, prompt="a portrait", steps=10, guidance_scale=5.0, seed=7, width=128, height=128
+            )
+        pictures.append(np.asarray(result.images[0]))
+    assert pictures[1].std() > 5
+    similarity = structural_similarity(*pictures, channel_axis=-1)
+    print(f"SSIM of fp16 to fp32: {similarity:.5f}")
+    assert similarity >= 0.98
