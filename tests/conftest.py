@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble
+    from doubles.tensorrt_double import TensorRTDouble
     from instantrt.device.cuda import CudaDevice
 
 
@@ -86,3 +90,57 @@ def cuda_device() -> Iterator[CudaDevice]:
         gc.collect()
         assert double.live() == before
         double.reset()
+
+
+@pytest.fixture(scope="session")
+def planned_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The nano bundle with real TensorRT-RTX plans for 64x64 pictures, 1 to 4 slots. Read only.
+
+    Plans are built in a process that does not run on the stand-in driver; one that does is told where they are.
+    """
+    from doubles.cuda_double import PLANNED_BUNDLE
+    from instantrt.cli import main
+
+    if PLANNED_BUNDLE in os.environ:
+        return Path(os.environ[PLANNED_BUNDLE])
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs the rtx extra")
+    bundle = tmp_path_factory.mktemp("planned") / "bundle"
+    shutil.copytree(request.getfixturevalue("nano_bundle"), bundle)
+    assert main(["build", str(bundle), "--target", "tensorrt-rtx", "--batch", "1:1:4", "--sizes", "64x64"]) == 0
+    return bundle
+
+
+@pytest.fixture
+def tensorrt_double(
+    cuda_double: CudaDouble, planned_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TensorRTDouble]:
+    """Doubles of TensorRT-RTX's execution calls in the place of the real ones, which know the planned bundle's plans.
+
+    Afterwards no rule may have been broken and nothing may be left on the device.
+    """
+    pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="needs the rtx extra")
+    import tensorrt_rtx_bindings
+
+    from doubles.tensorrt_double import TensorRTDouble
+    from instantrt.bundle import Bundle
+
+    before = cuda_double.live()
+    double = TensorRTDouble(tensorrt_rtx_bindings, cuda_double)
+    double.know(Bundle.open(planned_bundle), "tensorrt-rtx")
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", double.module)
+    yield double
+    assert double.violations == []
+    assert cuda_double.broken_rules() == []
+    gc.collect()
+    assert cuda_double.live() == before
+
+
+@pytest.fixture
+def executing(request: pytest.FixtureRequest) -> None:
+    """Plans can be executed here: on a GPU, or by the doubles on the stand-in driver. Skipped otherwise."""
+    from doubles.cuda_double import CudaDouble
+
+    if CudaDouble.loaded() is not None:
+        request.getfixturevalue("tensorrt_double")
+    else:
+        request.getfixturevalue("cuda_device")

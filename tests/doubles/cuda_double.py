@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+PLANNED_BUNDLE = "INSTANTRT_TEST_BUNDLE"  # tells a process on the stand-in where plans are that were built without it
 ROOT = Path(__file__).parents[2]
 LIVE = ("device_blocks", "device_bytes", "pinned_blocks", "pinned_bytes", "streams", "events", "graphs", "graph_execs")
 LIVE += ("pools", "user_objects", "captures")
@@ -33,10 +34,10 @@ def build(folder: Path) -> Path:
     return folder / "cuda-double"
 
 
-def environment(library: Path) -> dict[str, str]:
-    """This process's environment with the stand-in in front."""
+def environment(library: Path, bundle: Path | None = None) -> dict[str, str]:
+    """This process's environment with the stand-in in front, and a bundle that has plans."""
     path = os.pathsep.join(filter(None, [str(library), os.environ.get("LD_LIBRARY_PATH")]))
-    return os.environ | {"LD_LIBRARY_PATH": path}
+    return os.environ | {"LD_LIBRARY_PATH": path} | ({PLANNED_BUNDLE: str(bundle)} if bundle else {})
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,14 @@ class Outcome:
     output: str
 
 
-def run_on_the_double(files: Sequence[Path], library: Path, scratch: Path) -> Outcome:
-    """Run the tests of ``files`` in a process that loads the stand-in as its driver."""
+def run_on_the_double(
+    files: Sequence[Path],
+    library: Path,
+    scratch: Path,
+    bundle: Path | None = None,
+    options: Sequence[str] = (),
+) -> Outcome:
+    """Run the tests of ``files`` in a process that loads the stand-in as its driver; ``bundle`` has plans for them."""
     report = scratch / "report.xml"
     command = [
         sys.executable,
@@ -60,9 +67,12 @@ def run_on_the_double(files: Sequence[Path], library: Path, scratch: Path) -> Ou
         "no:cacheprovider",
         "-q",
         f"--junit-xml={report}",
+        *options,
         *map(str, files),
     ]
-    done = subprocess.run(command, cwd=ROOT, env=environment(library), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(library, bundle), capture_output=True, text=True, check=False
+    )
     suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
     counts = suite.attrib if suite is not None else {}
     return Outcome(

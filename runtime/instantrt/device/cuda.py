@@ -90,7 +90,11 @@ class CudaDevice:
         nbytes = max(prod(shape) * dtype.itemsize, 1)
         with self._allocation_errors(nbytes):
             memory = self._pool.allocate(nbytes, stream=self._raw)
-            memory.fill(0, stream=self._raw)
+            try:
+                memory.fill(0, stream=self._raw)
+            except BaseException:
+                memory.close()
+                raise
         buffer = CudaBuffer(memory, shape, dtype)
         self._owned.add(buffer)
         return buffer

@@ -8,7 +8,7 @@ same time; they all run on the device's one stream.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from mmap import ACCESS_READ, mmap
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,13 +24,16 @@ from instantrt.engine.flavours import Flavour
 from instantrt.engine.runtime_cache import RuntimeCache
 from instantrt.engine.tensorrt_log import TensorRTLog
 from instantrt.engine.tensorrt_weights import refit, set_weight_budget
-from instantrt.errors import EngineError, RequestError
+from instantrt.errors import DeviceError, EngineError, RequestError
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
 OUT_OF_MEMORY = "free device memory, or build plans for fewer slots or smaller pictures"
+EXECUTION_FAILED = (
+    "restart the process if the GPU failed before; otherwise build the plans again with `instantrt build`"
+)
 
 
 class TensorRTTarget:
@@ -93,7 +96,7 @@ class TensorRTTarget:
         if context is None:
             raise self._log.failure(f"TensorRT cannot make an execution context of {network}", OUT_OF_MEMORY)
         save = (lambda: None) if self._cache is None else self._cache.save
-        return TensorRTEngine(self._module, self._log, plan, engine, context, self._arena, save)
+        return TensorRTEngine(self._module, self._log, plan, engine, context, self.device, self._arena, save)
 
     def close(self) -> None:
         """Release arena, engines and device; may be called more than once. Contexts must be closed before."""
@@ -162,6 +165,7 @@ class TensorRTEngine:
         plan: Plan,
         engine: trt.ICudaEngine,
         context: trt.IExecutionContext,
+        device: CudaDevice,
         arena: Buffer,
         settled: Callable[[], None],
     ) -> None:
@@ -169,8 +173,8 @@ class TensorRTEngine:
         self.busy_ns = 0  # executing takes no time of the host beyond enqueueing
         self._plan = plan
         self._log = log
-        self._engine: trt.ICudaEngine | None = engine
         self._context: trt.IExecutionContext | None = context
+        self._device = device
         self._arena = arena
         self._settled = settled
         self._inputs = frozenset(spec.name for spec in plan.contract.inputs)
@@ -210,11 +214,15 @@ class TensorRTEngine:
         if not self._ready:
             self._hand_over(context, stream)
         if not context.execute_async_v3(stream.handle):
-            raise self._log.failure(f"TensorRT cannot execute {self.contract.name}")
+            raise self._log.failure(f"TensorRT cannot execute {self.contract.name}", EXECUTION_FAILED)
 
     def close(self) -> None:
-        """Release the context; may be called more than once."""
-        self._context = self._engine = None
+        """Wait for executions under way and release the context; may be called more than once."""
+        if self._context is None:
+            return
+        with suppress(DeviceError):  # what failed was or will be raised where results are read
+            self._device.synchronize()
+        self._context = None
         self._bound.clear()
 
     def _live_context(self) -> trt.IExecutionContext:
