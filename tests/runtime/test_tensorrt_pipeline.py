@@ -32,7 +32,7 @@ pytestmark = pytest.mark.gpu
 
 SAMPLERS = ("euler", "ddim", "dpmpp_2m_sde_karras")
 MATRIX = list(product((4, 10, 100), (1.0, 5.0), (1, 4), SAMPLERS, (True, False)))
-# All with 4 steps; with 10 steps one of guidance and samples, and one mask; 100 steps once per sampler. The rest is slow.
+# All with 4 steps, six with 10 and one per sampler with 100. The rest is slow.
 COVERING = [
     *(case for case in MATRIX if case[0] == 4),
     *(case for case in MATRIX if case[0] == 10 and (case[1] > 1) == (case[2] == 4) == case[4]),

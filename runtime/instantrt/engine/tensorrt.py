@@ -241,7 +241,8 @@ class TensorRTEngine:
         if unknown:
             raise self._log.failure(f"TensorRT lacks the shapes of {', '.join(unknown)} of {self.contract.name}")
         for spec in self.contract.outputs:
-            found, expected = tuple(context.get_tensor_shape(spec.name)), self._bound[spec.name].shape
+            dims: Any = context.get_tensor_shape(spec.name)  # iterable, which the stubs do not say
+            found, expected = tuple(dims), self._bound[spec.name].shape
             if found != expected:
                 raise EngineError(
                     f"{spec.name} of {self.contract.name} does not fit its buffer",
