@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from instantrt.contracts import NetworkContract, Precision, Stage
+from instantrt.contracts import OWN_TENSORS, NetworkContract, Precision, Stage
 
 Staging = Literal["resident", "staged", "streaming", "none"]
 
@@ -86,11 +86,11 @@ def device_memory(
 
 
 def buffer_bytes(contracts: Iterable[NetworkContract], symbols: Mapping[str, int], precision: Precision) -> int:
-    """Inputs and outputs of all networks; the loop's networks share theirs by name."""
+    """Inputs and outputs of all networks; the loop's networks share most of theirs by name."""
     sizes: dict[tuple[str, str], int] = {}
     for contract in contracts:
         for spec in (*contract.inputs, *contract.outputs):
-            shared = contract.stage == "loop" and spec.name != "time_embeddings"
+            shared = contract.stage == "loop" and spec.name not in OWN_TENSORS
             owner = "loop" if shared else contract.name
             sizes[owner, spec.name] = spec.size_bytes(symbols, precision)
     return sum(sizes.values())

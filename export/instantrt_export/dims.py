@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
 from instantrt.contracts import ModelDims, Residual
@@ -15,6 +16,17 @@ from instantrt_export.faces.graphs import FaceModels
 from instantrt_export.modules.resampler import ResamplerShape
 
 _TIME_IDS = 6  # original size, crop corner, target size
+
+
+def cross_attentions(network: Any) -> list[Any]:
+    """The cross-attentions of a UNet or ControlNet in the order of its attention processors."""
+    attentions = (network.get_submodule(name.removesuffix(".processor")) for name in network.attn_processors)
+    return [attention for attention in attentions if attention.is_cross_attention]
+
+
+def resnets(network: Any) -> list[Any]:
+    """The resnets of a UNet or ControlNet in the order of its modules."""
+    return [module for module in network.modules() if isinstance(module, ResnetBlock2D)]
 
 
 def face_attention_sites(unet: nn.Module, vae_scale: int) -> tuple[FaceAttentionSite, ...]:
@@ -51,7 +63,10 @@ def model_dims(
         detector=faces.detector_kind,
         detector_px=faces.detector_px,
         encoder=faces.encoder_kind,
-        time_embedding_width=_time_embedding_width(components["unet"]),
+        unet_time_width=_time_width(components["unet"]),
+        unet_kv_width=_kv_width(components["unet"]),
+        identitynet_time_width=_time_width(components["identitynet"]),
+        identitynet_kv_width=_kv_width(components["identitynet"]),
         control_channels=identitynet.block_out_channels[0],
         residuals=residuals,
         mid_residual=mid,
@@ -110,6 +125,7 @@ def misfits(
         ("condition channels, RGB", file["identitynet"], net.conditioning_channels, "InstantID", 3),
         ("added conditions", file["unet"], unet.addition_embed_type, "SDXL", "text_time"),
         ("guidance embedding, not supported", file["unet"], unet.time_cond_proj_dim, "SDXL", None),
+        ("resnets without time activation, not supported", file["unet"], unet.resnet_skip_time_act, "SDXL", False),
         ("pooled conditions, not supported", file["identitynet"], net.global_pool_conditions, "InstantID", False),
     ]
     pairs += [(key, file["unet"], unet[key], file["identitynet"], net[key]) for key in same_in_both]
@@ -137,9 +153,13 @@ def _conditioning(identitynet: Any) -> int:
     return int(2 ** (len(identitynet.conditioning_embedding_out_channels) - 1))
 
 
-def _time_embedding_width(unet: Component) -> int:
-    embedding: Any = unet.skeleton.get_submodule("time_embedding.linear_2")
-    return int(embedding.out_features)
+def _time_width(component: Component) -> int:
+    return sum(resnet.time_emb_proj.out_features for resnet in resnets(component.skeleton))
+
+
+def _kv_width(component: Component) -> int:
+    attentions = cross_attentions(component.skeleton)
+    return sum(attention.to_k.out_features + attention.to_v.out_features for attention in attentions)
 
 
 def _downsampling(processor: str, unet: Any) -> int:

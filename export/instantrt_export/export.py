@@ -1,4 +1,4 @@
-"""A checkpoint's ten networks to ONNX files, one at a time."""
+"""A checkpoint's eleven networks to ONNX files, one at a time."""
 
 from __future__ import annotations
 

@@ -8,17 +8,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript import opset23 as op
 from torch import nn
 
 from instantrt.contracts import NetworkContract, Precision, TensorSpec
 from instantrt_export.shapes import ExportShapes
 
-OPSET = 20
+OPSET = 23  # the first with Attention
 EXTERNAL_DATA_BYTES = 2_000_000_000  # a protobuf holds 2 GiB; the graph itself needs some of it
 
 # What torch's exporter says about every model with named axes, and about packages it does not need.
@@ -53,6 +55,7 @@ def onnx_from_module(
             output_names=[spec.name for spec in contract.outputs],
             dynamic_shapes=bound.arguments,
             verbose=False,
+            custom_translation_table={torch.ops.aten.group_norm.default: _group_norm},
         )
     assert program is not None  # torch gives None only when it writes the file itself
     _declare_contract_shapes(program.model.graph, contract, shapes)
@@ -118,6 +121,20 @@ def _declare_contract_shapes(graph: ir.Graph, contract: NetworkContract, shapes:
         for output in node.outputs:
             if output not in kept:
                 output.shape = output.type = None
+
+
+def _group_norm(
+    x: ir.Value, num_groups: int, weight: ir.Value, bias: ir.Value, eps: float = 1e-5, cudnn_enabled: bool = True
+) -> Any:
+    """Group normalisation as instance normalisation of groups, for which ONNX Runtime's CPU provider has a kernel."""
+    del cudnn_enabled
+    assert weight.dtype is not None
+    ones, zeros = (op.Constant(value=ir.tensor(make(num_groups, weight.dtype.numpy()))) for make in (np.ones, np.zeros))
+    groups = op.Reshape(x, op.Constant(value_ints=[0, num_groups, -1]))
+    normal = op.InstanceNormalization(groups, ones, zeros, epsilon=eps)
+    by_channel = op.Constant(value_ints=[1, 2])
+    scaled = op.Mul(op.Reshape(normal, op.Shape(x)), op.Unsqueeze(weight, by_channel))
+    return op.Add(scaled, op.Unsqueeze(bias, by_channel))
 
 
 def _zeros(spec: TensorSpec, symbols: dict[str, int], precision: Precision) -> torch.Tensor:

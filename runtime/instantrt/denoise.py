@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instantrt.contracts import NOISE_ROWS, STEP_ROWS, ModelDims, Precision, TensorSpec, network_contracts
+from instantrt.contracts import (
+    NOISE_ROWS,
+    OWN_TENSORS,
+    STEP_ROWS,
+    ModelDims,
+    Precision,
+    TensorSpec,
+    network_contracts,
+)
 from instantrt.device import Buffer, Device, Event
 from instantrt.engine import Engine, Target
 from instantrt.errors import CancelledError
@@ -61,8 +69,9 @@ class SlotInputs:
         noise: f32 [draws, 4, h, w], row i is added at step i by stochastic samplers.
         time_embeddings_unet: [n, G, width].
         time_embeddings_identitynet: [n, G, width].
-        text_tokens: [G, 77, width].
-        face_tokens: [G, 16, width].
+        text_kv_unet: [G, 77, width], keys and values of all cross-attentions.
+        face_kv_unet: [G, 16, width].
+        face_kv_identitynet: [G, 16, width].
         control_features: [channels, h, w].
         masks: by input name, e.g. ``control_mask_8`` f32 [H/8, W/8], strengths multiplied in.
     """
@@ -72,8 +81,9 @@ class SlotInputs:
     noise: Array
     time_embeddings_unet: Array | Buffer
     time_embeddings_identitynet: Array | Buffer
-    text_tokens: Array
-    face_tokens: Array
+    text_kv_unet: Array | Buffer
+    face_kv_unet: Array | Buffer
+    face_kv_identitynet: Array | Buffer
     control_features: Array | Buffer
     masks: Mapping[str, Array]
 
@@ -142,8 +152,8 @@ class DenoiseLoop:
                 raise ValueError(f"{embeddings.shape[0]} time embeddings for {rows} rows of the step table")
             self._put_rows(f"time_embeddings_{network}", embeddings, slot)
         for half in range(self.shape.halves):
-            put("text_tokens", inputs.text_tokens[half], half, slot)
-            put("face_tokens", inputs.face_tokens[half], half, slot)
+            for name in ("text_kv_unet", "face_kv_unet", "face_kv_identitynet"):
+                put(name, _half(getattr(inputs, name), half), half, slot)
         put("control_features", inputs.control_features, slot)
         for name, mask in inputs.masks.items():
             put(name, mask[None], slot)
@@ -275,9 +285,13 @@ class LoopRun:
                 self._on_call(self._done, total)
 
 
+def _half(values: Array | Buffer, half: int) -> Array | Buffer:
+    return values[half] if isinstance(values, np.ndarray) else values.at(half)
+
+
 def _buffer_name(network: str, tensor: str) -> str:
-    """Networks share buffers by tensor name, except the time embeddings, of which each network has its own."""
-    return f"{tensor}_{network}" if tensor == "time_embeddings" else tensor
+    """Networks share buffers by tensor name, except those that each network has of its own."""
+    return f"{tensor}_{network}" if tensor in OWN_TENSORS else tensor
 
 
 def _loop_specs(

@@ -235,6 +235,7 @@ class InstantID:
         with stage("prelude"):
             face_tokens = conditions.face_tokens(prepared.identity.embedding, halves)
             features = conditions.control_features(prepared.identity.control_image)
+            kv = conditions.cross_attention(text.tokens, face_tokens)
             times = conditions.time_embeddings(table, text.pooled, prepared.width, prepared.height)
             masks = condition_masks(
                 self.bundle.dims, prepared.region, request.identity_strength, request.adapter_strength
@@ -248,8 +249,9 @@ class InstantID:
                 noise=noise[:, sample],
                 time_embeddings_unet=times["unet"],
                 time_embeddings_identitynet=times["identitynet"],
-                text_tokens=text.tokens,
-                face_tokens=face_tokens,
+                text_kv_unet=kv["text_kv_unet"],
+                face_kv_unet=kv["face_kv_unet"],
+                face_kv_identitynet=kv["face_kv_identitynet"],
                 control_features=features,
                 masks=masks,
             )

@@ -14,12 +14,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
 
 from instantrt.contracts import NOISE_ROWS, STEP_COLUMNS, STEP_ROWS, ModelDims, Residual, network_contracts
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.dims import face_attention_sites
 from instantrt_export.export import export_bundle
-from instantrt_export.networks.embeddings import ControlEmbeddingNetwork, TimeEmbeddingNetwork
+from instantrt_export.networks.attention import (
+    CrossAttentionNetwork,
+    face_key_value_projection,
+    key_value_projection,
+)
+from instantrt_export.networks.embeddings import ControlEmbeddingNetwork, TimeEmbedding, TimeEmbeddingNetwork
 from instantrt_export.networks.identitynet import IdentityNetNetwork
 from instantrt_export.networks.unet import UNetNetwork
 from instantrt_export.networks.vae import VAEDecoderNetwork
@@ -228,11 +234,13 @@ def check_time_embedding(
     pooled, time_ids = as_torch(given["pooled"]), torch.from_numpy(given["time_ids"])
     for name, found in zip(("unet", "identitynet"), net("time_embedding", **given), strict=True):
         module = modules(name)
-        # What both models' forward computes before their first convolution.
+        # What both models' forward computes before their first convolution, and their resnets from it.
+        projections = [r.time_emb_proj for r in module.modules() if isinstance(r, ResnetBlock2D)]
         added = torch.cat([pooled, module.add_time_proj(time_ids.flatten()).reshape(sizes["G"], -1)], dim=-1)
         for row, timestep in zip(found, given["timesteps"], strict=True):
             projected = module.time_proj(torch.full((sizes["G"],), float(timestep)))
-            net.assert_close(row, module.time_embedding(projected) + module.add_embedding(added))
+            activated = F.silu(module.time_embedding(projected) + module.add_embedding(added))
+            net.assert_close(row, torch.cat([project(activated) for project in projections], dim=-1))
 
 
 @pytest.mark.parametrize("halves", [1, 2])
@@ -242,6 +250,32 @@ def test_time_embedding_in_fp32(fp32: Exported, checkpoint: Checkpoint, modules,
 
 def test_time_embedding_in_fp16(fp16: Exported, checkpoint: Checkpoint, modules, rng) -> None:
     check_time_embedding(fp16, checkpoint, modules, STATIC, rng)
+
+
+def check_cross_attention(
+    net: Exported, checkpoint: Checkpoint, modules, sizes: dict[str, int], rng: np.random.Generator
+) -> None:
+    dims, halves = checkpoint.dims, sizes["G"]
+    text = normal(rng, (halves, dims.text_tokens, dims.token_width), net.dtype)
+    face = normal(rng, (halves, dims.face_tokens, dims.token_width), net.dtype)
+    found = net("cross_attention", text_tokens=text, face_tokens=face)
+    unet, identitynet = (
+        [layer.weight for name, layer in modules(n).named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+        for n in ("unet", "identitynet")
+    )
+    adapter = [weight for pair in checkpoint.face_attention_weights() for weight in pair]
+    tokens = (as_torch(text), as_torch(face), as_torch(face))
+    for array, given, weights in zip(found, tokens, (unet, adapter, identitynet), strict=True):
+        net.assert_close(array, torch.cat([given @ weight.T for weight in weights], dim=-1))
+
+
+@pytest.mark.parametrize("halves", [1, 2])
+def test_cross_attention_in_fp32(fp32: Exported, checkpoint: Checkpoint, modules, rng, halves: int) -> None:
+    check_cross_attention(fp32, checkpoint, modules, {"G": halves}, rng)
+
+
+def test_cross_attention_in_fp16(fp16: Exported, checkpoint: Checkpoint, modules, rng) -> None:
+    check_cross_attention(fp16, checkpoint, modules, STATIC, rng)
 
 
 def random_picture(sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
@@ -283,7 +317,10 @@ class Slots:
     """Random inputs of one step of B slots, every slot at another step of another schedule."""
 
     sizes: dict[str, int]
-    loop: dict[str, np.ndarray]  # inputs that both loop networks share
+    loop: dict[str, np.ndarray]  # inputs that both loop networks have
+    text_tokens: np.ndarray  # [G, B, 77, token width]
+    face_tokens: np.ndarray  # [G, B, 16, token width]
+    text_kv: np.ndarray  # of the UNet
     timesteps: np.ndarray  # [B], of the step that each slot is at
     pooled: np.ndarray  # [B, G, pooled width]
     time_ids: np.ndarray  # [B, G, 6]
@@ -319,19 +356,26 @@ def make_slots(
     # Within the noise rows, beyond them, at the last row and past it.
     step = rng.permutation([3, NOISE_ROWS + 41, STEP_ROWS - 1, STEP_ROWS + 5])[:slots].astype(np.int32)
     time = [time_inputs(sizes, dims.pooled_width, net.dtype, rng) for _ in range(slots)]
-    embeddings = normal(rng, (slots, STEP_ROWS, halves, dims.time_embedding_width), net.dtype)
+    width = {"unet": dims.unet_time_width, "identitynet": dims.identitynet_time_width}[which]
+    embeddings = normal(rng, (slots, STEP_ROWS, halves, width), net.dtype)
     for slot in range(slots):
         found = net("time_embedding", **time[slot])[("unet", "identitynet").index(which)]
         embeddings[slot, min(step[slot], STEP_ROWS - 1)] = found[2]
+    text = normal(rng, (halves, slots, dims.text_tokens, dims.token_width), net.dtype)
+    face = normal(rng, (halves, slots, dims.face_tokens, dims.token_width), net.dtype)
+    tokens = [(np.ascontiguousarray(text[:, b]), np.ascontiguousarray(face[:, b])) for b in range(slots)]
+    kv = [net("cross_attention", text_tokens=t, face_tokens=f) for t, f in tokens]
+    text_kv, *face_kv = (np.stack(arrays, axis=1) for arrays in zip(*kv, strict=True))
     loop = {
         "latents": normal(rng, (slots, 4, sizes["H"] // 8, sizes["W"] // 8), np.float32),
         "step": step,
         "step_table": rng.uniform(0.5, 1.5, (slots, STEP_ROWS, len(STEP_COLUMNS))).astype(np.float32),
         "time_embeddings": embeddings,
-        "face_tokens": normal(rng, (halves, slots, dims.face_tokens, dims.token_width), net.dtype),
+        "face_kv": face_kv[("unet", "identitynet").index(which)],
     }
     pooled, time_ids = (np.stack([t[key] for t in time]) for key in ("pooled", "time_ids"))
-    return Slots(sizes, loop, np.array([t["timesteps"][2] for t in time]), pooled, time_ids, net.dtype)
+    timesteps = np.array([t["timesteps"][2] for t in time])
+    return Slots(sizes, loop, text, face, text_kv, timesteps, pooled, time_ids, net.dtype)
 
 
 def random_masks(slots: Slots, scales: tuple[int, ...], rng: np.random.Generator) -> dict[int, np.ndarray]:
@@ -354,7 +398,7 @@ def check_identitynet(
     down, mid = identitynet(
         slots.sample(),
         slots.rows(torch.from_numpy(slots.timesteps)),
-        encoder_hidden_states=as_torch(slots.loop["face_tokens"]).flatten(0, 1),
+        encoder_hidden_states=as_torch(slots.face_tokens).flatten(0, 1),
         controlnet_cond=slots.rows(control_image(picture)),
         added_cond_kwargs=slots.conditions(),
         return_dict=False,
@@ -416,7 +460,6 @@ def check_unet(
     slots, (unet, layers) = make_slots(net, dims, sizes, "unet", rng), face_unet
     slots_and_halves = (slots.sizes["G"], slots.sizes["B"])
     masks = random_masks(slots, dims.adapter_scales, rng)
-    text = normal(rng, (*slots_and_halves, dims.text_tokens, dims.token_width), net.dtype)
     specs = (*dims.residuals, dims.mid_residual)
     residuals = [normal(rng, (*slots_and_halves, *slots.shape(r.channels, r.scale)), net.dtype) for r in specs]
     history = normal(rng, slots.loop["latents"].shape, np.float32)
@@ -426,7 +469,7 @@ def check_unet(
         **slots.loop,
         history=history,
         noise=noise,
-        text_tokens=text,
+        text_kv=slots.text_kv,
         **{f"adapter_mask_{s}": mask for s, mask in masks.items()},
         **{f"residual_{i}": r for i, r in enumerate(residuals[:-1])},
         residual_mid=residuals[-1],
@@ -438,7 +481,7 @@ def check_unet(
     prediction = unet(
         slots.sample(),
         slots.rows(torch.from_numpy(slots.timesteps)),
-        encoder_hidden_states=torch.cat([as_torch(text), as_torch(slots.loop["face_tokens"])], dim=2).flatten(0, 1),
+        encoder_hidden_states=torch.cat([as_torch(slots.text_tokens), as_torch(slots.face_tokens)], 2).flatten(0, 1),
         added_cond_kwargs=slots.conditions(),
         down_block_additional_residuals=tuple(flat[:-1]),
         mid_block_additional_residual=flat[-1],
@@ -483,7 +526,13 @@ def sdxl_dims(checkpoint: Checkpoint) -> ModelDims:
     """The residuals that the SDXL UNet's nine skip connections need."""
     skips = [(32, 8), (32, 8), (32, 8), (32, 16), (32, 16), (32, 16), (32, 32), (64, 32), (64, 32)]
     residuals = tuple(Residual(*skip) for skip in skips)
-    sizes = {"pooled_width": 32, "token_width": 48, "time_embedding_width": 128, "control_channels": 32}
+    # A UNet's layers are the encoder's, its mid block's and, one more a block, the decoder's.
+    sizes = {"pooled_width": 32, "token_width": 48, "control_channels": 32}
+    sizes |= {
+        "unet_time_width": (2 + 2 + 3 + 3) * 32 + (2 + 2 + 3) * 64,
+        "unet_kv_width": 2 * ((4 + 6) * 32 + (6 + 3 + 9) * 64),
+    }
+    sizes |= {"identitynet_time_width": 4 * 32 + 4 * 64, "identitynet_kv_width": 2 * (4 * 32 + (6 + 3) * 64)}
     scales = {"residuals": residuals, "mid_residual": Residual(64, 32), "adapter_scales": (16, 32)}
     return replace(checkpoint.dims, **sizes, **scales)
 
@@ -500,10 +549,13 @@ def test_loop_networks_with_the_blocks_of_sdxl(sdxl_dims: ModelDims, rng) -> Non
     net = InTorch(
         sdxl_dims,
         {
-            "time_embedding": TimeEmbeddingNetwork(unet, identitynet),
+            "time_embedding": TimeEmbeddingNetwork(TimeEmbedding(unet), TimeEmbedding(identitynet)),
+            "cross_attention": CrossAttentionNetwork(
+                key_value_projection(unet), face_key_value_projection(weights), key_value_projection(identitynet)
+            ),
             "control_embedding": ControlEmbeddingNetwork(identitynet),
             "identitynet": IdentityNetNetwork(deepcopy(identitynet), sdxl_dims),
-            "unet": UNetNetwork(deepcopy(unet), weights, sdxl_dims),
+            "unet": UNetNetwork(deepcopy(unet), sdxl_dims),
         },
     )
     check_identitynet(net, sdxl_dims, identitynet, STATIC, rng)
@@ -518,8 +570,10 @@ def test_fp16_loop_networks_have_no_fp32_islands(fp16: Exported, name: str) -> N
     model = onnx.shape_inference.infer_shapes(onnx.load(fp16.folder / f"{name}.onnx"), data_prop=True)
     types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.input)}
     types |= {w.name: w.data_type for w in model.graph.initializer}
-    heavy = [n for n in model.graph.node if n.op_type in ("Conv", "MatMul", "Gemm", "Softmax", "Gelu", "Sigmoid")]
+    heavy = [n for n in model.graph.node if n.op_type in ("Conv", "MatMul", "Gemm", "Attention", "Gelu", "Sigmoid")]
     assert len(heavy) > 50
+    assert not [n for n in model.graph.node if n.op_type == "Softmax"]
+    assert not [a.name for n in heavy if n.op_type == "Attention" for a in n.attribute if a.name == "softmax_precision"]
     assert {types[n.input[0]] for n in heavy} == {onnx.TensorProto.FLOAT16}
 
 

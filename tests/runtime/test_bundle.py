@@ -135,7 +135,7 @@ def test_sdxl_contracts_have_the_shapes_of_the_published_networks() -> None:
         text_width=768,
         text_width_2=1280,
         pooled_width=1280,
-        time_embedding_width=1280,
+        unet_kv_width=166400,
         control_channels=320,
         detector="scrfd",
         detector_px=640,
@@ -143,11 +143,11 @@ def test_sdxl_contracts_have_the_shapes_of_the_published_networks() -> None:
         mid_residual=Residual(1280, 32),
     )
     contracts = network_contracts(sdxl)
-    assert len(contracts) == 10
+    assert len(contracts) == 11
     symbols = {"B": 2, "G": 2, "H": 1024, "W": 768}
     unet = {s.name: s.resolve(symbols) for s in contracts["unet"].inputs}
     assert unet["residual_8"] == (2, 2, 1280, 32, 24)
-    assert unet["text_tokens"] == (2, 2, 77, 2048)
+    assert unet["text_kv"] == (2, 2, 77, 166400)
     assert unet["adapter_mask_32"] == (2, 1, 32, 24)
     heads = {s.name: s.shape for s in contracts["face_detector"].outputs}
     assert heads["scores_8"] == (12800, 1)

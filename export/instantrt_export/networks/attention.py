@@ -1,67 +1,112 @@
-"""Attention processors for export: plain attention, and cross-attention to text and face tokens with masks."""
+"""Attention for export: cross-attentions take keys and values that are computed once, for all of them together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from instantrt.errors import CheckpointError
-from instantrt_export.dims import face_attention_sites
+from instantrt_export.dims import cross_attentions
 
 FaceWeights = Sequence[tuple[Tensor, Tensor]]
 
 
+class KeyValue(NamedTuple):
+    """What one cross-attention attends to, [N, tokens, width] each."""
+
+    key: Tensor
+    value: Tensor
+
+
 class FaceStates(NamedTuple):
-    """What a cross-attention of the UNet attends to; travels through diffusers' blocks as ``encoder_hidden_states``.
+    """What the UNet's cross-attentions attend to; travels through diffusers' blocks as ``encoder_hidden_states``.
 
     Attributes:
-        text_tokens: [N, 77, token_width].
-        face_tokens: [N, 16, token_width].
-        masks: picture scale -> [N, 1, tokens, 1], the weight of the face attention's output at each image token.
+        text: keys and values of the text tokens, one pair for each cross-attention.
+        face: keys and values of the face tokens.
+        masks: picture scale -> [N, tokens, 1], the weight of the face attention's output at each image token.
     """
 
-    text_tokens: Tensor
-    face_tokens: Tensor
+    text: Sequence[KeyValue]
+    face: Sequence[KeyValue]
     masks: Mapping[int, Tensor]
 
 
-class PlainAttention:
-    """Multi-head attention without masks, as diffusers' ``AttnProcessor2_0`` computes it for 3-D states."""
+class SelfAttention:
+    """Multi-head attention of image tokens to themselves, without masks."""
 
     def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states: None = None,  # noqa: ARG002 - diffusers names both in every call
+        attention_mask: None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Image tokens [N, tokens, width] attending to themselves."""
+        key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
+        return project_out(attn, attend(attn.to_q(hidden_states), key, value, attn.heads))
+
+
+class FeatureAttention:
+    """The attention of a VAE's mid block: the pixels of feature maps to themselves, with norm and residual."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: None = None,  # noqa: ARG002 - diffusers names all three in every call
+        attention_mask: None = None,  # noqa: ARG002
+        temb: None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Feature maps [N, channels, h, w] to the same."""
+        x = attn.group_norm(hidden_states).flatten(2).transpose(1, 2)
+        attended = project_out(attn, attend(attn.to_q(x), attn.to_k(x), attn.to_v(x), attn.heads))
+        maps: Tensor = attended.transpose(1, 2).unflatten(2, hidden_states.shape[2:])
+        return hidden_states + maps
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """Multi-head attention to keys and values that are given, not computed here.
+
+    Args:
+        index: which pair of them is this attention's.
+    """
+
+    index: int
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Sequence[KeyValue],
         attention_mask: None = None,  # noqa: ARG002 - diffusers names it in every call
     ) -> Tensor:
-        """Image tokens [N, tokens, width] attending to themselves or to ``encoder_hidden_states``."""
-        states = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query = split_heads(attn.to_q(hidden_states), attn.heads)
-        key, value = split_heads(attn.to_k(states), attn.heads), split_heads(attn.to_v(states), attn.heads)
-        return project_out(attn, F.scaled_dot_product_attention(query, key, value))
+        """Image tokens [N, tokens, width] attending to one pair of keys and values."""
+        key, value = encoder_hidden_states[self.index]
+        return project_out(attn, attend(attn.to_q(hidden_states), key, value, attn.heads))
 
 
-class FaceAttention(nn.Module):
-    """InstantID's face attention: attention(q, text) + mask * attention(q, face), with its own keys and values.
+@dataclass(frozen=True)
+class FaceAttention:
+    """InstantID's face attention: attention(q, text) + mask * attention(q, face), with keys and values of their own.
 
     The adapter's strength is part of the mask. The attention map of the official 2.0 processor is not computed.
 
     Args:
-        to_k_ip: weight [inner width, token_width] of the face tokens' keys.
-        to_v_ip: weight of the same shape for their values.
+        index: which pairs of keys and values are this attention's.
         scale: pictures are ``scale`` times larger than the feature maps here; picks the mask.
     """
 
-    def __init__(self, to_k_ip: Tensor, to_v_ip: Tensor, scale: int) -> None:
-        super().__init__()
-        self.to_k_ip, self.to_v_ip = _linear_from_weight(to_k_ip), _linear_from_weight(to_v_ip)
-        self.scale = scale
+    index: int
+    scale: int
 
-    def forward(
+    def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
@@ -69,59 +114,109 @@ class FaceAttention(nn.Module):
         attention_mask: None = None,  # noqa: ARG002 - diffusers names it in every call
     ) -> Tensor:
         """Image tokens [N, tokens, width] attending to text and face."""
-        text, face, masks = encoder_hidden_states
-        query = split_heads(attn.to_q(hidden_states), attn.heads)
-        text_key, text_value = split_heads(attn.to_k(text), attn.heads), split_heads(attn.to_v(text), attn.heads)
-        face_key, face_value = split_heads(self.to_k_ip(face), attn.heads), split_heads(self.to_v_ip(face), attn.heads)
-        from_text = F.scaled_dot_product_attention(query, text_key, text_value)
-        from_face = F.scaled_dot_product_attention(query, face_key, face_value)
-        return project_out(attn, from_text + masks[self.scale] * from_face)
+        states, query = encoder_hidden_states, attn.to_q(hidden_states)
+        from_text = attend(query, *states.text[self.index], attn.heads)
+        from_face = attend(query, *states.face[self.index], attn.heads)
+        return project_out(attn, from_text + states.masks[self.scale] * from_face)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[N, tokens, width] to [N, heads, tokens, width / heads]."""
-    heads_last: Tensor = x.unflatten(-1, (heads, -1))
-    return heads_last.transpose(1, 2)
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head scaled dot-product attention of [N, tokens, width] as one ONNX operator.
+
+    TensorRT compiles ``Attention`` to one fused kernel or refuses to build, and ONNX Runtime's kernel needs no
+    transposed copies of the heads.
+    """
+    attended: Tensor = torch.onnx.ops.attention(query, key, value, q_num_heads=heads, kv_num_heads=heads)[0]
+    return attended
 
 
 def project_out(attn: Any, x: Tensor) -> Tensor:
-    """[N, heads, tokens, head width] through the attention's output projection: [N, tokens, width]."""
-    projected: Tensor = attn.to_out[0](x.transpose(1, 2).flatten(2))
+    """[N, tokens, width] through the attention's output projection."""
+    projected: Tensor = attn.to_out[0](x)
     return projected
 
 
-def use_plain_attention(network: Any) -> None:
-    """Puts :class:`PlainAttention` into every attention of a UNet or ControlNet."""
+class KeyValueProjection(nn.Module):
+    """The keys and values of many cross-attentions side by side, as one matrix product.
+
+    Args:
+        weights: of their projections, [width, token_width] each: keys, values, keys of the next, ...
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.cat(list(weights)), requires_grad=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [G, tokens, token_width] to [G, tokens, sum of widths]."""
+        return F.linear(tokens, self.weight)
+
+
+class CrossAttentionNetwork(nn.Module):
+    """The contract ``cross_attention``: keys and values that stay the same through the whole loop.
+
+    Args:
+        text_unet: of the UNet's cross-attentions to text.
+        face_unet: of its face attentions.
+        face_identitynet: of IdentityNet's cross-attentions.
+    """
+
+    def __init__(
+        self, text_unet: KeyValueProjection, face_unet: KeyValueProjection, face_identitynet: KeyValueProjection
+    ) -> None:
+        super().__init__()
+        self.text_unet, self.face_unet, self.face_identitynet = text_unet, face_unet, face_identitynet
+
+    def forward(self, text_tokens: Tensor, face_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Text tokens [G, 77, width] and face tokens [G, 16, width] to three tensors of keys and values."""
+        return self.text_unet(text_tokens), self.face_unet(face_tokens), self.face_identitynet(face_tokens)
+
+
+def key_value_projection(network: Any) -> KeyValueProjection:
+    """What ``network``'s own cross-attentions make of tokens."""
+    return KeyValueProjection([layer.weight for attn in cross_attentions(network) for layer in (attn.to_k, attn.to_v)])
+
+
+def face_key_value_projection(weights: FaceWeights) -> KeyValueProjection:
+    """What the face attentions make of face tokens; ``weights`` in the order of ``unet.attn_processors``."""
+    return KeyValueProjection([weight for pair in weights for weight in pair])
+
+
+def split_keys_values(kv: Tensor, widths: Sequence[int]) -> list[KeyValue]:
+    """Takes apart what a :class:`KeyValueProjection` gave.
+
+    Args:
+        kv: [G, B, tokens, width].
+        widths: of the cross-attentions, in order.
+    """
+    parts = iter(kv.flatten(0, 1).split([width for width in widths for _ in KeyValue._fields], dim=-1))
+    return [KeyValue(key, value) for key, value in zip(parts, parts, strict=True)]
+
+
+def use_cross_attention(network: Any, processors: Sequence[Any]) -> tuple[int, ...]:
+    """Puts ``processors`` into the cross-attentions of a UNet or ControlNet, :class:`SelfAttention` into the others.
+
+    The weights of the cross-attentions' own keys and values are dropped.
+
+    Returns:
+        the widths of the cross-attentions.
+    """
     for name in network.attn_processors:
         attn = network.get_submodule(name.removesuffix(".processor"))
         _require_ordinary(name, attn)
-        attn.set_processor(PlainAttention())
-
-
-def use_face_attention(unet: Any, weights: FaceWeights, vae_scale: int) -> None:
-    """Puts :class:`PlainAttention` into self-attentions and :class:`FaceAttention` into cross-attentions of a UNet.
-
-    Args:
-        unet: a diffusers ``UNet2DConditionModel``.
-        weights: (to_k_ip, to_v_ip) of each cross-attention in the order of ``unet.attn_processors``.
-        vae_scale: pictures are so many times larger than latents.
-    """
-    use_plain_attention(unet)
-    for site, (to_k_ip, to_v_ip) in zip(face_attention_sites(unet, vae_scale), weights, strict=True):
-        attn = unet.get_submodule(site.processor.removesuffix(".processor"))
-        attn.set_processor(FaceAttention(to_k_ip, to_v_ip, site.scale))
-
-
-def _linear_from_weight(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    return linear
+        attn.set_processor(SelfAttention())
+    attentions = cross_attentions(network)
+    for attn, processor in zip(attentions, processors, strict=True):
+        attn.set_processor(processor)
+        attn.to_k = attn.to_v = None
+    return tuple(attn.inner_dim for attn in attentions)
 
 
 def _require_ordinary(name: str, attn: Any) -> None:
-    """Refuses attentions with extras that :class:`PlainAttention` leaves out; no SDXL checkpoint has them."""
+    """Refuses attentions with extras that the processors here leave out; no SDXL checkpoint has them."""
     extras = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "residual_connection")
     present = [extra for extra in extras if getattr(attn, extra, None)]
+    present += [f"{layer}.bias" for layer in ("to_k", "to_v") if getattr(attn, layer).bias is not None]
     if present or attn.rescale_output_factor != 1:
         found = ", ".join(present) or f"an output divided by {attn.rescale_output_factor}"
         raise CheckpointError(f"the attention {name} is not one of SDXL's", found=found)

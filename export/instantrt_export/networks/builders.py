@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.networks.embeddings import ControlEmbeddingNetwork, TimeEmbeddingNetwork
+from instantrt_export.networks.attention import (
+    CrossAttentionNetwork,
+    face_key_value_projection,
+    key_value_projection,
+)
+from instantrt_export.networks.embeddings import ControlEmbeddingNetwork, TimeEmbedding, TimeEmbeddingNetwork
 from instantrt_export.networks.identitynet import IdentityNetNetwork
 from instantrt_export.networks.projection import ImageProjectionNetwork
 from instantrt_export.networks.text import TextEncoderNetwork
@@ -38,7 +43,16 @@ def control_embedding(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
 
 def time_embedding(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     """The contract ``time_embedding``."""
-    return TimeEmbeddingNetwork(checkpoint.unet(dtype), checkpoint.identitynet(dtype))
+    return TimeEmbeddingNetwork(TimeEmbedding(checkpoint.unet(dtype)), TimeEmbedding(checkpoint.identitynet(dtype)))
+
+
+def cross_attention(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    """The contract ``cross_attention``."""
+    return CrossAttentionNetwork(
+        key_value_projection(checkpoint.unet(dtype)),
+        face_key_value_projection(checkpoint.face_attention_weights(dtype)),
+        key_value_projection(checkpoint.identitynet(dtype)),
+    )
 
 
 def identitynet(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
@@ -48,7 +62,7 @@ def identitynet(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
 
 def unet(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
     """The contract ``unet``."""
-    return UNetNetwork(checkpoint.unet(dtype), checkpoint.face_attention_weights(dtype), checkpoint.dims)
+    return UNetNetwork(checkpoint.unet(dtype), checkpoint.dims)
 
 
 def vae_decoder(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
@@ -65,6 +79,7 @@ BUILDERS: Mapping[str, Callable[[Checkpoint, torch.dtype], nn.Module]] = {
         image_projection,
         control_embedding,
         time_embedding,
+        cross_attention,
         identitynet,
         unet,
         vae_decoder,

@@ -7,13 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from instantrt.contracts import ModelDims
-from instantrt_export.networks.attention import use_plain_attention
-from instantrt_export.networks.step import repeat_halves, step_coefficients, time_embedding_rows
+from instantrt_export.dims import cross_attentions
+from instantrt_export.networks.attention import CrossAttention, split_keys_values, use_cross_attention
+from instantrt_export.networks.embeddings import use_given_time_embeddings
+from instantrt_export.networks.step import repeat_halves, step_coefficients, time_embeddings_at_step
 from instantrt_export.networks.unet import run_down_blocks
 
 
 class IdentityNetNetwork(nn.Module):
-    """The contract ``identitynet`` around a diffusers ``ControlNetModel``, whose attention processors it replaces.
+    """The contract ``identitynet`` around a diffusers ``ControlNetModel``, which it changes.
+
+    Keys and values of the cross-attentions and the resnets' time embeddings are inputs instead of being computed.
 
     Args:
         identitynet: the ControlNet in the network's dtype.
@@ -22,7 +26,9 @@ class IdentityNetNetwork(nn.Module):
 
     def __init__(self, identitynet: Any, dims: ModelDims) -> None:
         super().__init__()
-        use_plain_attention(identitynet)
+        processors = [CrossAttention(i) for i in range(len(cross_attentions(identitynet)))]
+        self.attention_widths = use_cross_attention(identitynet, processors)
+        self.time_widths = use_given_time_embeddings(identitynet)
         self.identitynet = identitynet
         self.mask_scales = dims.control_scales
         self.residual_scales = tuple(r.scale for r in (*dims.residuals, dims.mid_residual))
@@ -33,20 +39,21 @@ class IdentityNetNetwork(nn.Module):
         step: Tensor,
         step_table: Tensor,
         time_embeddings: Tensor,
-        face_tokens: Tensor,
+        face_kv: Tensor,
         control_features: Tensor,
         *control_masks: Tensor,
     ) -> tuple[Tensor, ...]:
         """Control masks in the order of ``dims.control_scales``; gives the residuals [G, B, channels, ...]."""
-        net, halves = self.identitynet, face_tokens.shape[0]
+        net, halves = self.identitynet, face_kv.shape[0]
         row = step_coefficients(step_table, step)
         strength = row["control_scale"].to(control_features.dtype)
         weights = {s: mask * strength for s, mask in zip(self.mask_scales, control_masks, strict=True)}
-        embedding, states = time_embedding_rows(time_embeddings, step), face_tokens.flatten(0, 1)
+        embeddings = time_embeddings_at_step(time_embeddings, step, self.time_widths)
+        states = split_keys_values(face_kv, self.attention_widths)
         sample = (latents * row["input_scale"]).to(control_features.dtype)
         x = repeat_halves(net.conv_in(sample) + control_features, halves)
-        x, skips = run_down_blocks(net.down_blocks, x, embedding, states)
-        x = net.mid_block(x, embedding, encoder_hidden_states=states)
+        x, skips = run_down_blocks(net.down_blocks, x, embeddings, states)
+        x = net.mid_block(x, embeddings, encoder_hidden_states=states)
         residuals = [conv(skip) for conv, skip in zip(net.controlnet_down_blocks, skips, strict=True)]
         residuals.append(net.controlnet_mid_block(x))
         return tuple(

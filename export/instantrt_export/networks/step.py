@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,11 @@ def repeat_halves(x: Tensor, halves: int) -> Tensor:
     return x.unsqueeze(0).expand(halves, *([-1] * x.ndim)).flatten(0, 1)
 
 
-def time_embedding_rows(time_embeddings: Tensor, step: Tensor) -> Tensor:
-    """The time embeddings [B, rows, G, width] of each slot's step, as rows [G*B, width]."""
-    return rows_at_step(time_embeddings, step).transpose(0, 1).flatten(0, 1)
+def time_embeddings_at_step(time_embeddings: Tensor, step: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
+    """Of the time embeddings [B, rows, G, sum of widths] those of each slot's step: [G*B, width] for each resnet."""
+    rows = rows_at_step(time_embeddings, step).transpose(0, 1).flatten(0, 1)
+    parts: tuple[Tensor, ...] = rows.split(list(widths), dim=1)
+    return parts
 
 
 def guided_prediction(prediction: Tensor, guidance: Tensor) -> Tensor:

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from instantrt.contracts import ModelDims
-from instantrt_export.networks.attention import FaceStates, FaceWeights, use_face_attention
+from instantrt_export.dims import face_attention_sites
+from instantrt_export.networks.attention import FaceAttention, FaceStates, split_keys_values, use_cross_attention
+from instantrt_export.networks.embeddings import use_given_time_embeddings
 from instantrt_export.networks.step import (
     guided_prediction,
     repeat_halves,
     rows_at_step,
     sampler_step,
     step_coefficients,
-    time_embedding_rows,
+    time_embeddings_at_step,
 )
 
 
 class UNetNetwork(nn.Module):
-    """The contract ``unet`` around a diffusers ``UNet2DConditionModel``, whose attention processors it replaces.
+    """The contract ``unet`` around a diffusers ``UNet2DConditionModel``, which it changes.
+
+    Keys and values of the cross-attentions and the resnets' time embeddings are inputs instead of being computed.
 
     Args:
         unet: the UNet in the network's dtype.
-        face_weights: (to_k_ip, to_v_ip) of each cross-attention in the UNet's order.
         dims: the checkpoint's sizes.
     """
 
-    def __init__(self, unet: Any, face_weights: FaceWeights, dims: ModelDims) -> None:
+    def __init__(self, unet: Any, dims: ModelDims) -> None:
         super().__init__()
-        use_face_attention(unet, face_weights, dims.vae_scale)
+        sites = face_attention_sites(unet, dims.vae_scale)
+        processors = [FaceAttention(i, site.scale) for i, site in enumerate(sites)]
+        self.attention_widths = use_cross_attention(unet, processors)
+        self.time_widths = use_given_time_embeddings(unet)
         self.unet = unet
         self.mask_scales = dims.adapter_scales
 
@@ -41,48 +48,55 @@ class UNetNetwork(nn.Module):
         time_embeddings: Tensor,
         history: Tensor,
         noise: Tensor,
-        text_tokens: Tensor,
-        face_tokens: Tensor,
+        text_kv: Tensor,
+        face_kv: Tensor,
         *masks_and_residuals: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Adapter masks in the order of ``dims.adapter_scales``, then residuals; gives latents, history and step."""
-        halves = face_tokens.shape[0]
+        halves = face_kv.shape[0]
         masks = masks_and_residuals[: len(self.mask_scales)]
         residuals = [r.flatten(0, 1) for r in masks_and_residuals[len(self.mask_scales) :]]
         row = step_coefficients(step_table, step)
         token_masks = {
-            scale: repeat_halves(mask.flatten(2).unsqueeze(-1), halves)
+            scale: repeat_halves(mask.flatten(1).unsqueeze(-1), halves)
             for scale, mask in zip(self.mask_scales, masks, strict=True)
         }
-        states = FaceStates(text_tokens.flatten(0, 1), face_tokens.flatten(0, 1), token_masks)
+        text, face = (split_keys_values(kv, self.attention_widths) for kv in (text_kv, face_kv))
+        states = FaceStates(text, face, token_masks)
+        embeddings = time_embeddings_at_step(time_embeddings, step, self.time_widths)
         sample = (latents * row["input_scale"]).to(noise.dtype)
-        predicted = self._predict(sample, time_embedding_rows(time_embeddings, step), states, residuals, halves)
+        predicted = self._predict(sample, embeddings, states, residuals, halves)
         prediction = guided_prediction(predicted.unflatten(0, (halves, -1)), row["guidance"])
         draw = rows_at_step(noise, step).float()
         return *sampler_step(latents, history, draw, prediction, row), step + 1
 
     def _predict(
-        self, sample: Tensor, embedding: Tensor, states: FaceStates, residuals: list[Tensor], halves: int
+        self,
+        sample: Tensor,
+        embeddings: Sequence[Tensor],
+        states: FaceStates,
+        residuals: list[Tensor],
+        halves: int,
     ) -> Tensor:
         """Both halves' predictions [N, 4, h, w] for sample [B, 4, h, w]; the halves part after ``conv_in``."""
         unet = self.unet
         x = repeat_halves(unet.conv_in(sample), halves)
-        x, skips = run_down_blocks(unet.down_blocks, x, embedding, states)
+        x, skips = run_down_blocks(unet.down_blocks, x, embeddings, states)
         skips = [skip + residual for skip, residual in zip(skips, residuals[:-1], strict=True)]
-        x = unet.mid_block(x, embedding, encoder_hidden_states=states) + residuals[-1]
+        x = unet.mid_block(x, embeddings, encoder_hidden_states=states) + residuals[-1]
         for block in unet.up_blocks:
             count = len(block.resnets)
             skips, taken = skips[:-count], tuple(skips[-count:])
-            x = block(x, taken, embedding, **_states_of(block, states))
+            x = block(x, taken, embeddings, **_states_of(block, states))
         prediction: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
         return prediction
 
 
-def run_down_blocks(blocks: Any, x: Tensor, embedding: Tensor, states: Any) -> tuple[Tensor, list[Tensor]]:
+def run_down_blocks(blocks: Any, x: Tensor, embeddings: Sequence[Tensor], states: Any) -> tuple[Tensor, list[Tensor]]:
     """The encoder half of a UNet or ControlNet: its last feature map, and the skip connections from ``x`` on."""
     skips = [x]
     for block in blocks:
-        x, outputs = block(x, embedding, **_states_of(block, states))
+        x, outputs = block(x, embeddings, **_states_of(block, states))
         skips.extend(outputs)
     return x, skips
 

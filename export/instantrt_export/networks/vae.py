@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from instantrt_export.networks.attention import FeatureAttention
+
 
 class VAEDecoderNetwork(nn.Module):
     """The contract ``vae_decoder``: latents to u8 RGB pictures.
 
     Args:
-        vae: diffusers' ``AutoencoderKL``. Decodes in its own dtype: to be loaded in fp32 if it overflows in fp16.
+        vae: diffusers' ``AutoencoderKL``, whose attention processors it replaces. Decodes in its own dtype: to be
+            loaded in fp32 if it overflows in fp16.
     """
 
     scale: Tensor
@@ -20,6 +23,9 @@ class VAEDecoderNetwork(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
+        for attn in vae.decoder.mid_block.attentions:
+            if attn is not None:
+                attn.set_processor(FeatureAttention())
         self.decoder, self.post_quant_conv = vae.decoder, vae.post_quant_conv
         config = vae.config
         scaling = torch.tensor(config.scaling_factor, dtype=torch.float32)

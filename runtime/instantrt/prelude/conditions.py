@@ -66,6 +66,7 @@ class Conditions:
             self._image_projection = network("image_projection")
             self._control_embedding = network("control_embedding")
             self._time_embedding = network("time_embedding")
+            self._cross_attention = network("cross_attention")
             self._owned = owned.pop_all()
 
     def text(self, prompt: str, negative_prompt: str | None, halves: int) -> TextConditions:
@@ -99,6 +100,13 @@ class Conditions:
         """
         time_ids = np.asarray([[height, width, 0, 0, height, width]] * len(pooled), np.float32)
         return self._time_embedding.run({"timesteps": table.timesteps, "pooled": pooled, "time_ids": time_ids})
+
+    def cross_attention(self, text_tokens: Array, face_tokens: Array) -> dict[str, Buffer]:
+        """Keys and values of all cross-attentions: ``text_kv_unet``, ``face_kv_unet``, ``face_kv_identitynet``.
+
+        They stay on the device and are valid until the next call.
+        """
+        return self._cross_attention.run({"text_tokens": text_tokens, "face_tokens": face_tokens})
 
     def close(self) -> None:
         """Release the engines; may be called more than once."""
