@@ -1,4 +1,4 @@
-"""How far two results are apart: PSNR and SSIM of pictures, relative error of tensors."""
+"""How far two results are apart: PSNR and SSIM of pictures, relative error and cosine of tensors."""
 
 from __future__ import annotations
 
@@ -51,6 +51,21 @@ def relative_error(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> floa
     if norm == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
     return difference / norm
+
+
+def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Cosine of the angle between two tensors of one shape taken as vectors, -1 to 1, in float64.
+
+    Raises:
+        ValueError: the shapes differ, or one is zero or not finite and so has no direction.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {a.shape} and {b.shape}")
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    lengths = float(np.linalg.norm(x)), float(np.linalg.norm(y))
+    if not np.isfinite(lengths).all() or 0.0 in lengths:
+        raise ValueError(f"vectors of length {lengths[0]} and {lengths[1]} have no angle between them")
+    return float(x / lengths[0] @ (y / lengths[1]))
 
 
 def _check_pictures(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> None:

@@ -1,0 +1,175 @@
+"""`instantrt bench fidelity`: networks, latents and pictures of the runtime against the reference."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instantrt import Bundle, InstantID
+from instantrt.cli.common import ProgressLine, print_json
+from instantrt.engine import Target, TargetOptions
+from instantrt.targets import open_target
+from instantrt_bench.attempts import attempt
+from instantrt_bench.cases import Case, Settings, cases_of
+from instantrt_bench.fidelity_suite import (
+    LIMITS,
+    Limits,
+    case_scenario,
+    failed_scenario,
+    network_id,
+    network_scenario,
+    save_worst_case,
+    summarise_fidelity,
+    with_limits,
+)
+from instantrt_bench.lpips_distance import find_lpips
+from instantrt_bench.machine import usable_cpus
+from instantrt_bench.manifest import Manifest, default_manifest, read_manifest
+from instantrt_bench.network_fidelity import network_errors
+from instantrt_bench.pictures import PictureFolder
+from instantrt_bench.reference import Reference
+from instantrt_bench.results import ResultFile, ScenarioResult
+from instantrt_export.checkpoint import Checkpoint
+
+EXIT_FAILED = 3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run of cases needs, as the arguments name it."""
+
+    bundle: Bundle
+    checkpoint: Checkpoint
+    manifest: Manifest
+    cases: list[Case]
+    threads: int
+    system: str
+    options: dict[str, Any]
+
+
+def load_cases(args: argparse.Namespace, samplers: list[str]) -> Loaded:
+    """Open everything that arguments name, so that mistakes show before anything runs.
+
+    Raises:
+        InstantRTError: a mistake in the arguments or in what they name.
+    """
+    manifest = default_manifest() if args.manifest is None else read_manifest(args.manifest)
+    settings = Settings(
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        identity_strength=args.identity_strength,
+        adapter_strength=args.adapter_strength,
+        enhance_face_region=args.enhance_face_region,
+        size=args.size,
+    )
+    cases = cases_of(manifest, args.seeds, samplers, settings)
+    names = ("target", "steps", "guidance_scale", "identity_strength", "adapter_strength", "enhance_face_region")
+    options = {name: getattr(args, name) for name in names}
+    options |= {"size": args.size, "seeds": args.seeds, "samplers": samplers, "manifest": manifest.facts()}
+    return Loaded(
+        Bundle.open(args.bundle),
+        Checkpoint.open(args.checkpoint),
+        manifest,
+        cases,
+        args.threads or usable_cpus(),
+        f"runtime-{args.target}",
+        options,
+    )
+
+
+@contextmanager
+def pipelines(args: argparse.Namespace, loaded: Loaded) -> Iterator[tuple[InstantID, Reference]]:
+    """The runtime on its target, and the reference."""
+    threads = loaded.threads if args.target == "onnxruntime" else None
+    reference = Reference.load(loaded.checkpoint, threads=loaded.threads)
+    with InstantID.load(args.bundle, target=args.target, threads=threads) as runtime:
+        yield runtime, reference
+
+
+def run_fidelity(args: argparse.Namespace) -> int:
+    """Measure, write the result file after every scenario, report. Returns 3 if something is too far."""
+    loaded = load_cases(args, args.samplers)
+    limits = with_limits(LIMITS[loaded.bundle.precision], args.max_latents_error, args.min_psnr)
+    lpips = find_lpips()
+    options = loaded.options | {"draws": args.draws, "limits": vars(limits)}
+    results = ResultFile.new("fidelity", bundle=loaded.bundle, threads=loaded.threads, options=options)
+    pictures, complete = PictureFolder(args.out), False
+    try:
+        for scenario in _scenarios(args, loaded, limits, pictures, None if isinstance(lpips, str) else lpips):
+            results = results.with_scenario(scenario)
+            results.write(args.out)
+        complete = True
+    finally:
+        missing = lpips if isinstance(lpips, str) else None
+        summary = summarise_fidelity(results.scenarios, complete=complete, lpips_missing=missing)
+        results = _finished(results, summary, args.out, pictures)
+    _report(results, args)
+    return 0 if results.summary["verdict"] == "pass" else EXIT_FAILED
+
+
+def _scenarios(
+    args: argparse.Namespace, loaded: Loaded, limits: Limits, pictures: PictureFolder, lpips: Any
+) -> Iterator[ScenarioResult]:
+    networks = list(loaded.bundle.manifest.networks)
+    progress, total = ProgressLine("fidelity"), len(networks) + len(loaded.cases)
+    threads = loaded.threads if args.target == "onnxruntime" else None
+    with closing(open_target(args.target, loaded.bundle, TargetOptions(threads=threads))) as target:
+        for done, network in enumerate(networks):
+            progress(done, total)
+            yield _network(loaded, target, network, args.draws)
+    with pipelines(args, loaded) as (runtime, reference):
+        for done, case in enumerate(loaded.cases, len(networks)):
+            progress(done, total)
+            yield case_scenario(runtime, reference, case, loaded.system, limits, pictures, lpips)
+    progress(total, total)
+
+
+def _network(loaded: Loaded, target: Target, network: str, draws: int) -> ScenarioResult:
+    rng = np.random.default_rng()
+    measured = attempt(lambda: network_errors(loaded.bundle, target, loaded.checkpoint, network, draws=draws, rng=rng))
+    if measured.value is None:
+        return failed_scenario(network_id(network), {"network": network}, loaded.system, measured.error or "")
+    return network_scenario(network, measured.value, loaded.system)
+
+
+def _finished(results: ResultFile, summary: dict[str, Any], out: Path, pictures: PictureFolder) -> ResultFile:
+    """With the summary, and the worst case as a picture beside the file."""
+    worst = results.scenario(summary["worst_case"] or "")
+    if worst is not None:
+        path = out.with_name(f"{out.stem}-worst.png")
+        save_worst_case(worst, pictures, path)
+        summary["worst_picture"] = path.name
+    results = replace(results, summary=summary)
+    results.write(out)
+    return results
+
+
+def _report(results: ResultFile, args: argparse.Namespace) -> None:
+    summary = results.summary
+    if args.json:
+        print_json(summary)
+        return
+    lines = [f"{len(results.scenarios)} scenarios: {summary['networks']} networks, {summary['cases']} cases"]
+    for scenario in results.scenarios:
+        if "network" in scenario.parameters:
+            error = scenario.comparison.get("relative_error")
+            text = "failed" if error is None else f"{error:.1e}"
+            lines.append(f"  {scenario.parameters['network']:<18} {text}")
+    if summary["worst_case"]:
+        lines.append(f"worst case {summary['worst_case']}")
+        lines.append(
+            f"  PSNR at least {summary['worst_psnr_db']:.1f} dB, SSIM at least {summary['worst_ssim']:.5f}, "
+            f"latents at most {summary['worst_latents_error'] or float('nan'):.1e} apart"
+        )
+        lines.append(f"  {args.out.with_name(summary['worst_picture'])}")
+    lines += [f"TOO FAR {name}: {'; '.join(why)}" for name, why in summary["failures"].items()]
+    lines.append(f"verdict: {summary['verdict']}")
+    lines.append(str(args.out))
+    sys.stdout.write("\n".join(lines) + "\n")
