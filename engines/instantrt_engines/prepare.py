@@ -10,6 +10,7 @@ from onnx import TensorProto
 from instantrt.contracts import NetworkContract
 from instantrt_engines.fold import fold_shapes
 from instantrt_engines.graph import with_fixed_axes
+from instantrt_engines.spell_out import spell_out_fp32_attention
 
 
 def prepare(
@@ -26,6 +27,7 @@ def prepare(
     """
     prepared = with_fixed_axes(model, contract, symbols)
     cast_pixels_first(prepared.graph)
+    spell_out_fp32_attention(prepared)
     return fold_shapes(prepared) if fold else prepared
 
 
