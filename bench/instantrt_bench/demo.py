@@ -6,20 +6,27 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from instantrt import GenerateRequest, InstantID, InstantRTError, Prepared
+from instantrt import InstantRTError, Prepared
+from instantrt.bundle import Bundle
 from instantrt.prelude.photo import decode_photo
 from instantrt_bench.contact_sheet import Tile, amplified_difference, contact_sheet
-from instantrt_bench.latency import Race, race, stage_table, varied
-from instantrt_bench.machine import machine_facts, usable_cpus
-from instantrt_bench.portrait import portrait_jpeg
-from instantrt_bench.reference import Reference
-from instantrt_export.checkpoint import Checkpoint
+from instantrt_bench.face_front import FaceFront
+from instantrt_bench.latency import scenario_result
+from instantrt_bench.machine import MAX_FOREIGN_CPUS, machine_facts, usable_cpus
+from instantrt_bench.measure import Fleet, Rules, measure
+from instantrt_bench.metrics import psnr_db, relative_error, ssim
+from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ScenarioResult
+from instantrt_bench.scenario import PROMPT, SEED, Requests, Scenario
+from instantrt_bench.systems import Sample, SystemSpec
+from instantrt_bench.tables import scenario_table
+from instantrt_bench.worker import WorkerError
 
 DIFFERENCE_GAIN = 64
 RUNS = 5
@@ -27,95 +34,130 @@ SDXL_TOKEN_WIDTH = 2048
 TEST_CHECKPOINT = "A tiny test checkpoint: it shows that both pipelines agree, not how good InstantID's pictures are."
 
 
+@dataclass(frozen=True)
+class Demo:
+    """Both pipelines' answers to one request, and their times in several others."""
+
+    prepared: Prepared
+    runtime: Sample
+    reference: Sample
+    times: ScenarioResult
+    threads: int
+
+    @property
+    def ratio(self) -> float:
+        """Median latency of the reference over that of the runtime."""
+        return float(self.times.comparison["ratios"][RUNTIME_ONNXRUNTIME]["estimate"])
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no other process slowed the runs down."""
+        return (self.times.comparison["foreign_cpus"] or 0.0) <= MAX_FOREIGN_CPUS
+
+    def latency_ms(self, system: str) -> float:
+        """The median."""
+        return float(self.times.systems[system].summary["latency_ms"]["p50"])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _parser().parse_args(arguments)
-
-    def request(variant: int) -> GenerateRequest:
-        return GenerateRequest(
-            face=portrait_jpeg(variant),
-            prompt=varied(options.prompt, variant),
-            steps=options.steps,
-            seed=options.seed,
-            guidance_scale=3.0,
-        )
-
     try:
-        reference = Reference.load(Checkpoint.open(options.checkpoint), threads=options.threads)
-        with InstantID.load(options.bundle, threads=options.threads) as runtime:
-            result = race(runtime, reference, request, RUNS)
-            prepared = runtime.prepare(request(0))
-            note = TEST_CHECKPOINT if runtime.bundle.dims.token_width < SDXL_TOKEN_WIDTH else ""
-    except InstantRTError as error:
+        demo, note = _run(options)
+    except (InstantRTError, WorkerError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    _sheet(result, prepared, note).save(options.out / "demo.png")
-    facts = _facts(result, prepared, options.threads)
+    _sheet(demo, note).save(options.out / "demo.png")
+    facts = _facts(demo)
     (options.out / "demo.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(_summary(result, facts, options.out))
+    sys.stdout.write(_summary(demo, facts, options.out))
     return 0
 
 
-def _sheet(result: Race, prepared: Prepared, note: str) -> Image.Image:
-    request, compared = prepared.request, result.comparison
-    ours, theirs = compared.runtime.pixels[0], compared.reference.images[0]
+def _run(options: argparse.Namespace) -> tuple[Demo, str]:
+    """The demo, and what must be said of the checkpoint."""
+    bundle = Bundle.open(options.bundle)
+    width, height = bundle.manifest.sizes.default
+    scenario = Scenario(steps=options.steps, guidance_scale=3.0, width=width, height=height)
+    requests = Requests(prompt=options.prompt, seed=options.seed)
+    with FaceFront(bundle, options.threads) as faces:
+        prepared = faces.prepare(requests.plain(scenario))
+    specs = [
+        SystemSpec(name, options.bundle, options.checkpoint, options.threads)
+        for name in (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER)
+    ]
+    with Fleet(specs) as fleet:
+        runtime, reference = (fleet.worker(spec.name)[0].run(prepared.request).sample for spec in specs)
+        found = measure(fleet, scenario, requests, Rules(warm_up=1, min_samples=RUNS, max_samples=RUNS))
+    for track in found.tracks.values():
+        if not track.running:
+            raise WorkerError(f"{track.name}: {track.error}")
+    note = TEST_CHECKPOINT if bundle.dims.token_width < SDXL_TOKEN_WIDTH else ""
+    return Demo(prepared, runtime, reference, scenario_result(found), options.threads), note
+
+
+def _sheet(demo: Demo, note: str) -> Image.Image:
+    request = demo.prepared.request
+    ours, theirs = demo.runtime.pixels[0], demo.reference.pixels[0]
     largest = int(np.abs(ours.astype(int) - theirs.astype(int)).max())
     tiles = [
         Tile("photo", decode_photo(request.face), "NASA, public domain"),
-        Tile("keypoints", prepared.identity.control_image, "what places the face"),
-        Tile("runtime", ours, f"ONNX Runtime, {result.runtime.latency_ms:.0f} ms"),
-        Tile("reference", theirs, f"diffusers, {result.reference.latency_ms:.0f} ms"),
+        Tile("keypoints", demo.prepared.identity.control_image, "what places the face"),
+        Tile("runtime", ours, f"ONNX Runtime, {demo.latency_ms(RUNTIME_ONNXRUNTIME):.0f} ms"),
+        Tile("reference", theirs, f"diffusers, {demo.latency_ms(REFERENCE_EAGER):.0f} ms"),
         Tile(
             f"difference x {DIFFERENCE_GAIN}",
             amplified_difference(ours, theirs, DIFFERENCE_GAIN),
             f"largest: {largest} of 255 grey levels",
         ),
     ]
-    speed = f"{result.ratio:.1f}x faster" if result.quiet else "busy machine, times not comparable"
+    speed = f"{demo.ratio:.1f}x faster" if demo.quiet else "busy machine, times not comparable"
     title = (
-        f"\u201c{prepared.prompt}\u201d   {request.steps} steps   {speed}   "
-        f"PSNR {compared.psnr_db:.1f} dB   SSIM {compared.ssim:.4f}"
+        f"\u201c{demo.prepared.prompt}\u201d   {request.steps} steps   {speed}   "
+        f"PSNR {psnr_db(ours, theirs):.1f} dB   SSIM {ssim(ours, theirs):.4f}"
     )
     footer = (
-        f"{request.sampler}, guidance {request.guidance_scale:g}, seed {prepared.seed}, "
-        f"{prepared.width}x{prepared.height} px. Same weights, noise and thread count; median of {RUNS} alternating "
-        f"runs, photo to picture. {note}"
+        f"{request.sampler}, guidance {request.guidance_scale:g}, seed {demo.prepared.seed}, "
+        f"{demo.prepared.width}x{demo.prepared.height} px. Same weights, noise and thread count; median of {RUNS} "
+        f"alternating runs, photo to picture. {note}"
     )
     return contact_sheet(tiles, title, footer)
 
 
-def _facts(result: Race, prepared: Prepared, threads: int) -> dict[str, Any]:
-    request, compared = prepared.request, result.comparison
+def _facts(demo: Demo) -> dict[str, Any]:
+    request, ours, theirs = demo.prepared.request, demo.runtime, demo.reference
+    systems = demo.times.systems
+    overheads_us = {name: system.summary["host_overhead_us_per_step"]["p50"] for name, system in systems.items()}
     return {
-        "psnr_db": round(compared.psnr_db, 2),
-        "ssim": round(compared.ssim, 6),
-        "latents_relative_error": compared.latents_error,
-        "latency_ms_runtime": round(result.runtime.latency_ms, 2),
-        "latency_ms_reference": round(result.reference.latency_ms, 2),
-        "latency_ratio": round(result.ratio, 3),
+        "psnr_db": round(psnr_db(ours.pixels, theirs.pixels), 2),
+        "ssim": round(ssim(ours.pixels, theirs.pixels), 6),
+        "latents_relative_error": relative_error(ours.latents, theirs.latents),
+        "latency_ms_runtime": round(demo.latency_ms(RUNTIME_ONNXRUNTIME), 2),
+        "latency_ms_reference": round(demo.latency_ms(REFERENCE_EAGER), 2),
+        "latency_ratio": round(demo.ratio, 3),
         "steps": request.steps,
-        "host_overhead_us_per_step": round(result.runtime.overhead_us_per_step, 1),
-        "host_overhead_us_per_step_reference": round(result.reference.overhead_us_per_step, 1),
-        "quiet": result.quiet,
-        "foreign_cpus": None if result.foreign_cpus is None else round(result.foreign_cpus, 2),
-        "runs": len(result.runtime.runs),
-        "threads": threads,
-        "prompt": prepared.prompt,
+        "host_overhead_us_per_step": round(overheads_us[RUNTIME_ONNXRUNTIME], 1),
+        "host_overhead_us_per_step_reference": round(overheads_us[REFERENCE_EAGER], 1),
+        "quiet": demo.quiet,
+        "foreign_cpus": demo.times.comparison["foreign_cpus"],
+        "runs": len(systems[RUNTIME_ONNXRUNTIME].samples["latency_ms"]),
+        "threads": demo.threads,
+        "prompt": demo.prepared.prompt,
         "sampler": request.sampler,
         "guidance_scale": request.guidance_scale,
-        "seed": prepared.seed,
-        "width": prepared.width,
-        "height": prepared.height,
-        "runtime": result.runtime.to_json(),
-        "reference": result.reference.to_json(),
+        "seed": demo.prepared.seed,
+        "width": demo.prepared.width,
+        "height": demo.prepared.height,
+        "runtime": systems[RUNTIME_ONNXRUNTIME].samples,
+        "reference": systems[REFERENCE_EAGER].samples,
         "machine": machine_facts(),
     }
 
 
-def _summary(result: Race, facts: dict[str, Any], out: Path) -> str:
+def _summary(demo: Demo, facts: dict[str, Any], out: Path) -> str:
     return (
-        f"{stage_table(result)}\n"
+        f"{scenario_table(demo.times)}"
         f"PSNR {facts['psnr_db']} dB, SSIM {facts['ssim']}, latents {facts['latents_relative_error']:.1e} apart\n"
         f"{facts['steps']} steps, {facts['threads']} threads, medians of {facts['runs']} alternating runs\n"
         f"{out / 'demo.png'}\n{out / 'demo.json'}\n"
@@ -127,9 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", type=Path, help="folder that `instantrt export` made")
     parser.add_argument("checkpoint", help="the checkpoint it was made from: folder or hub id")
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for demo.png and demo.json")
-    parser.add_argument("--prompt", default="film noir portrait of a person")
+    parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--threads", type=int, default=usable_cpus(), help="of both pipelines (default: %(default)s)")
     return parser
 

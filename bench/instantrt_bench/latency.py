@@ -1,149 +1,142 @@
-"""End-to-end latency of the runtime beside the reference's: photo bytes in, uint8 pictures out, runs alternating."""
+"""From a measured scenario to what a result file says of it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from instantrt import GenerateRequest, InstantID
-from instantrt_bench.fidelity import Comparison, compare, reference_inputs
-from instantrt_bench.machine import MAX_FOREIGN_CPUS, CpuTimes
-from instantrt_bench.reference import Reference
+import numpy as np
+
+from instantrt_bench.gpu import gpu_flags
+from instantrt_bench.machine import MAX_FOREIGN_CPUS
+from instantrt_bench.measure import Measurement, Track
+from instantrt_bench.results import REFERENCE_EAGER, TARGET_OF, ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.roofline import Peak, Roofline
+from instantrt_bench.statistics import Interval, median_interval, paired_ratio, ratio_of_medians, summarise
+from instantrt_engines.cost import Cost
+
+Costs = Mapping[str, Cost]
+STAGE_OF_COST = {"finale": "vae"}  # the loop's times are per call and kept apart
 
 
-@dataclass(frozen=True)
-class Run:
-    """One timed request."""
-
-    latency_ms: float
-    stages_ms: dict[str, float]
-    overhead_us_per_step: float  # median over the network calls, outside the networks
-
-
-@dataclass(frozen=True)
-class Runs:
-    """All timed requests of one pipeline."""
-
-    runs: tuple[Run, ...]
-
-    @property
-    def latency_ms(self) -> float:
-        """The median."""
-        return median(run.latency_ms for run in self.runs)
-
-    @property
-    def stages_ms(self) -> dict[str, float]:
-        """The median of each stage."""
-        return {name: median(run.stages_ms[name] for run in self.runs) for name in self.runs[0].stages_ms}
-
-    @property
-    def overhead_us_per_step(self) -> float:
-        """The median over runs of the median over network calls."""
-        return median(run.overhead_us_per_step for run in self.runs)
-
-    def to_json(self) -> dict[str, Any]:
-        """Medians and raw samples."""
-        return {
-            "latency_ms": round(self.latency_ms, 3),
-            "latency_ms_samples": [round(run.latency_ms, 3) for run in self.runs],
-            "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
-            "host_overhead_us_per_step": round(self.overhead_us_per_step, 1),
-            "host_overhead_us_per_step_samples": [round(run.overhead_us_per_step, 1) for run in self.runs],
-        }
-
-
-@dataclass(frozen=True)
-class Race:
-    """Both pipelines' runs, and how far apart their pictures of one and the same request are."""
-
-    runtime: Runs
-    reference: Runs
-    comparison: Comparison
-    foreign_cpus: float | None  # CPUs that other processes kept busy meanwhile, on average; None if unknown
-
-    @property
-    def quiet(self) -> bool:
-        """Whether this process had the machine to itself. If not, the times say little: threads that wait for each
-        other suffer far more than their share, and the reference's more than the runtime's."""
-        return self.foreign_cpus is None or self.foreign_cpus <= MAX_FOREIGN_CPUS
-
-    @property
-    def ratio(self) -> float:
-        """Median latency of the reference over that of the runtime."""
-        return self.reference.latency_ms / self.runtime.latency_ms
-
-
-def race(runtime: InstantID, reference: Reference, request: Callable[[int], GenerateRequest], runs: int) -> Race:
-    """Compare one request's pictures, which also warms up, then time ``runs`` requests of each pipeline.
-
-    Who goes first alternates, so that drift hits both alike.
+def scenario_result(found: Measurement, costs: Costs | None = None, peak: Peak | None = None) -> ScenarioResult:
+    """The result of one scenario.
 
     Args:
-        runtime: brings the face stage for both.
-        reference: the other pipeline.
-        request: the request of a number. Equal work for every number, but neither a photo nor a prompt comes twice, so
-            that nothing remembered from an earlier request helps. Photos are bytes: decoding them is in both times.
-        runs: timed runs of each.
+        found: what was measured.
+        costs: of the runtime's stages, for the roofline.
+        peak: of the machine; None if it is not known.
     """
-    comparison = compare(runtime, reference, request(0))
-    start = CpuTimes.now()
-    times: dict[str, list[Run]] = {"runtime": [], "reference": []}
-    for index in range(runs):
-        for side in ("runtime", "reference") if index % 2 == 0 else ("reference", "runtime"):
-            asked = request(2 * index + (1 if side == "runtime" else 2))
-            times[side].append(
-                _timed_runtime(runtime, asked) if side == "runtime" else _timed_reference(runtime, reference, asked)
-            )
-    foreign_cpus = start.foreign_cpus_since() if start else None
-    return Race(Runs(tuple(times["runtime"])), Runs(tuple(times["reference"])), comparison, foreign_cpus)
+    systems = {name: _system_result(track, found, costs, peak) for name, track in found.tracks.items()}
+    return ScenarioResult(found.scenario.id, found.scenario.to_json(), systems, _comparison(found))
 
 
-def varied(prompt: str, variant: int) -> str:
-    """Another prompt for every variant but 0; the encoders pad all to the same length, so the work is the same."""
-    return f"{prompt}, take {variant}" if variant else prompt
+def latency_summary(results: ResultFile) -> dict[str, Any]:
+    """The figures over all scenarios: each ratio to the eager reference, the first scenario's apart."""
+    ratios = {
+        scenario.id: scenario.comparison["ratios"]
+        for scenario in results.scenarios
+        if scenario.comparison.get("ratios")
+    }
+    summary: dict[str, Any] = {
+        "scenarios": len(results.scenarios),
+        "failed": [
+            f"{scenario.id}: {name}: {system.error}"
+            for scenario in results.scenarios
+            for name, system in scenario.systems.items()
+            if system.status == "failed"
+        ],
+        "flags": sorted({flag for scenario in results.scenarios for flag in scenario.comparison.get("flags", ())}),
+    }
+    names = dict.fromkeys(name for by_system in ratios.values() for name in by_system)
+    summary["ratio_eager"] = {
+        name: {
+            "scenario": next(i for i, by_system in ratios.items() if name in by_system),
+            **next(by_system[name] for by_system in ratios.values() if name in by_system),
+            "geometric_mean": _geometric_mean([r[name]["estimate"] for r in ratios.values() if name in r]),
+        }
+        for name in names
+    }
+    return summary
 
 
-def stage_table(race: Race) -> str:
-    """The medians as text: latency, host overhead, then every stage of either pipeline."""
-    rows = [
-        ("", "runtime", "reference", "ratio"),
-        _row("end to end", race.runtime.latency_ms, race.reference.latency_ms, "ms"),
-        _row("host overhead a step", race.runtime.overhead_us_per_step, race.reference.overhead_us_per_step, "us"),
-    ]
-    sides: Sequence[tuple[str, Runs]] = (("runtime", race.runtime), ("reference", race.reference))
-    for side, runs in sides:
-        for stage, ms in runs.stages_ms.items():
-            cells = (f"{ms:.1f} ms", "") if side == "runtime" else ("", f"{ms:.1f} ms")
-            rows.append((f"  {side}: {stage}", *cells, ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        f"{row[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
-    if not race.quiet:
-        lines.append(f"Other processes kept {race.foreign_cpus:.1f} CPUs busy meanwhile: these times say little.")
-    return "\n".join(lines)
+def ratio_to_reference(reference_ms: list[float], system_ms: list[float]) -> Interval:
+    """Median latency of the reference over the system's; by rounds if both answered in all of them."""
+    ratio = paired_ratio if len(reference_ms) == len(system_ms) else ratio_of_medians
+    return ratio(reference_ms, system_ms)
 
 
-def _row(label: str, ours: float, theirs: float, unit: str) -> tuple[str, str, str, str]:
-    return (label, f"{ours:.1f} {unit}", f"{theirs:.1f} {unit}", f"{theirs / ours:.2f}x")
+def _system_result(track: Track, found: Measurement, costs: Costs | None, peak: Peak | None) -> SystemResult:
+    samples = track.samples
+    stages = list(samples[0].stages_ms) if samples else []
+    raw: dict[str, Any] = {
+        "latency_ms": _rounded(track.latencies_ms),
+        "stages_ms": {stage: _rounded([s.stages_ms.get(stage, 0.0) for s in samples]) for stage in stages},
+        "step_ms": _rounded([s.step_ms for s in samples]),
+        "host_overhead_us_per_step": _rounded([s.overhead_us_per_step for s in samples], 2),
+        "warm_up_ms": _rounded(track.warm_up_ms),
+        "psnr_db": _rounded(track.psnr_db, 2),
+        "peak_host_bytes": track.peak_host_bytes,
+        "peak_device_bytes": track.peak_device_bytes,
+        "energy_mj": track.energy_mj,
+    }
+    summary = _summary(track, raw, found) if samples else {}
+    if samples and costs is not None and track.name in TARGET_OF:
+        summary["roofline"] = _roofline(summary, costs, peak)
+    return SystemResult(track.status, track.error, raw, summary)
 
 
-def _timed_runtime(runtime: InstantID, request: GenerateRequest) -> Run:
-    start = time.perf_counter()
-    timings = runtime.run(request).timings
-    latency_ms = (time.perf_counter() - start) * 1e3
-    return Run(latency_ms, dict(timings.stages_ms), timings.overhead_us_per_step)
+def _summary(track: Track, raw: Mapping[str, Any], found: Measurement) -> dict[str, Any]:
+    latency = summarise(raw["latency_ms"])
+    cold = track.cold_start
+    return {
+        "latency_ms": {**latency, "median_interval": median_interval(raw["latency_ms"]).to_json()},
+        "pictures_per_s": found.scenario.samples * 1e3 / latency["mean"],
+        "stages_ms": {stage: summarise(values) for stage, values in raw["stages_ms"].items()},
+        "step_ms": summarise(raw["step_ms"]),
+        "host_overhead_us_per_step": summarise(raw["host_overhead_us_per_step"]),
+        "cold_start_ms": None if cold is None else {**asdict(cold), "total_ms": cold.total_ms},
+        "worst_psnr_db": min(track.psnr_db, default=None),
+        "peak_host_bytes": max(track.peak_host_bytes, default=None),
+        "peak_device_bytes": max(track.peak_device_bytes, default=None),
+        "energy_mj_per_request": float(np.mean(track.energy_mj)) if track.energy_mj else None,
+    }
 
 
-def _timed_reference(runtime: InstantID, reference: Reference, request: GenerateRequest) -> Run:
-    """The reference brings no face stage of its own: both use the runtime's, in this process."""
-    start = time.perf_counter()
-    prepared = runtime.prepare(request)
-    face_ms = (time.perf_counter() - start) * 1e3
-    result = reference.generate(reference_inputs(prepared))
-    latency_ms = (time.perf_counter() - start) * 1e3
-    return Run(latency_ms, {"decode and face": face_ms, **result.timings_ms}, result.overhead_us_per_step)
+def _roofline(summary: Mapping[str, Any], costs: Costs, peak: Peak | None) -> dict[str, Any]:
+    times = {"loop": summary["step_ms"]["p50"]}
+    for part, stage in STAGE_OF_COST.items():
+        if stage in summary["stages_ms"]:
+            times[part] = summary["stages_ms"][stage]["p50"]
+    return {part: Roofline.of(costs[part], ms, peak).to_json() for part, ms in times.items()}
+
+
+def _comparison(found: Measurement) -> dict[str, Any]:
+    reference = found.tracks.get(REFERENCE_EAGER)
+    others = [t for t in found.tracks.values() if t is not reference and t.samples]
+    ratios = {}
+    if reference is not None and reference.samples:
+        ratios = {t.name: ratio_to_reference(reference.latencies_ms, t.latencies_ms).to_json() for t in others}
+    foreign = found.foreign_cpus
+    flags = gpu_flags(found.readings, found.pids)
+    if foreign is not None and foreign > MAX_FOREIGN_CPUS:
+        flags.append("other processes kept the CPU busy")
+    if found.stopped in ("ceiling", "time"):
+        flags.append("the noise goal was not reached")
+    return {
+        "baseline": REFERENCE_EAGER if ratios else None,
+        "ratios": ratios,
+        "judge": found.judge,
+        "stopped": found.stopped,
+        "foreign_cpus": None if foreign is None else round(foreign, 3),
+        "flags": flags,
+    }
+
+
+def _rounded(values: list[float], digits: int = 4) -> list[float]:
+    return [round(value, digits) for value in values]
+
+
+def _geometric_mean(values: list[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))

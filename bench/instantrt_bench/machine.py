@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -10,7 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 MAX_FOREIGN_CPUS = 0.15  # above it, times on the CPU are not judged
-PACKAGES = ("instantrt", "numpy", "onnxruntime", "torch", "diffusers", "transformers")
+PACKAGES = (
+    "instantrt",
+    "numpy",
+    "onnxruntime",
+    "torch",
+    "diffusers",
+    "transformers",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+    "cuda-core",
+    "opencv-python-headless",
+)
 
 
 @dataclass(frozen=True)
@@ -31,12 +43,15 @@ class CpuTimes:
         ticks = user + nice + system + irq + softirq + steal
         return cls(time.perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time())
 
-    def foreign_cpus_since(self) -> float | None:
-        """How many CPUs others have kept busy since these were read, on average."""
+    def foreign_cpus_since(self, workers_s: float = 0.0) -> float | None:
+        """How many CPUs others have kept busy since these were read, on average.
+
+        ``workers_s`` is the CPU time that this process's own workers took meanwhile.
+        """
         now = CpuTimes.now()
         if now is None:
             return None
-        foreign_s = (now.machine_s - self.machine_s) - (now.own_s - self.own_s)
+        foreign_s = (now.machine_s - self.machine_s) - (now.own_s - self.own_s) - workers_s
         return max(0.0, foreign_s / (now.wall_s - self.wall_s))
 
 
@@ -46,14 +61,22 @@ def usable_cpus() -> int:
 
 
 def machine_facts() -> dict[str, object]:
-    """CPU, its usable logical cores, operating system and package versions, as plain data."""
+    """Which machine, its CPU and usable logical cores, operating system and package versions, as plain data."""
     return {
+        "host": _host(),
         "cpu": _cpu_model(),
         "logical_cpus": usable_cpus(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _host() -> str:
+    """A digest that tells machines apart without naming them."""
+    path = Path("/etc/machine-id")
+    installed = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return hashlib.sha256(f"{installed} {platform.node()}".encode()).hexdigest()[:12]
 
 
 def _cpu_model() -> str:

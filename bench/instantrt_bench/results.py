@@ -211,6 +211,9 @@ def commit_facts(folder: Path) -> dict[str, Any]:
 def command_line() -> str:
     """This process's command, as one would type it."""
     program, *arguments = sys.argv or [""]
+    spec = sys.modules["__main__"].__spec__
+    if spec is not None:
+        return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *arguments])
     return shlex.join([Path(program).name, *arguments])
 
 

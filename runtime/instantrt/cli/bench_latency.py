@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stopping.add_argument(
         "--noise", type=float, default=0.02, help="stop when every median is known to this share of itself"
     )
+    stopping.add_argument(
+        "--max-seconds", type=float, default=600.0, help="of a scenario's timed runs, once there are a few"
+    )
     stopping.add_argument("--warm-up", type=int, default=2, help="untimed runs of each system before a scenario")
     judging = parser.add_argument_group("goals: exit status 3 if one is missed or cannot be judged")
     judging.add_argument("--require-ratio", type=float, metavar="X", help="reference-eager over the runtime, at least")

@@ -1,0 +1,73 @@
+"""`instantrt bench compare`: two files of one benchmark, a verdict for each scenario, an exit status for CI."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from instantrt.cli.common import print_json
+from instantrt.errors import RequestError
+from instantrt_bench.compare import Change, Comparison, compare_results
+from instantrt_bench.micro import read_any_results
+from instantrt_bench.results import ResultError
+from instantrt_bench.tables import aligned
+
+REGRESSED = 3
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Run the command. Returns 3 on a regression, else 0.
+
+    Raises:
+        ResultError: a file cannot be read, or the two are not comparable and a verdict is wanted.
+        RequestError: a threshold or confidence that makes no sense.
+    """
+    if not args.threshold > 0 or not 0 < args.confidence < 1:
+        raise RequestError("--threshold must be above 0, and --confidence between 0 and 1")
+    before, after = read_any_results(args.before), read_any_results(args.after)
+    found = compare_results(before, after, threshold=args.threshold, confidence=args.confidence)
+    if args.no_verdict:
+        found = found.without_verdicts()
+    elif found.refusals:
+        raise ResultError(
+            f"{args.before} and {args.after} are not comparable",
+            found="; ".join(found.refusals),
+            hint="measure both on one machine with the same options; --no-verdict shows the figures without judging",
+        )
+    if args.json:
+        print_json(_as_json(found))
+    else:
+        sys.stdout.write(_as_text(found))
+    return REGRESSED if found.regressed else 0
+
+
+def _as_json(found: Comparison) -> dict[str, object]:
+    return {
+        "regressed": found.regressed,
+        "changes": [change.to_json() for change in found.changes],
+        "refusals": found.refusals,
+        "notes": found.notes,
+    }
+
+
+def _as_text(found: Comparison) -> str:
+    header = ("scenario", "system", "A ms", "B ms", "B/A", "interval", "verdict")
+    lines = [aligned([header, *map(_row, found.changes)])] if found.changes else []
+    lines += [f"not comparable: {reason}" for reason in found.refusals]
+    lines += [f"{change.scenario}: {change.system}: {change.note}" for change in found.changes if change.note]
+    lines += [f"note: {note}" for note in found.notes]
+    judged = not any(change.verdict == "not judged" for change in found.changes) or found.regressed
+    lines.append("REGRESSION" if found.regressed else "no regression" if judged else "no verdict")
+    return "\n".join(lines) + "\n"
+
+
+def _row(change: Change) -> tuple[str, ...]:
+    ratio = change.ratio
+    return (
+        change.scenario,
+        change.system,
+        *("" if ms is None else f"{ms:.4g}" for ms in (change.before_ms, change.after_ms)),
+        "" if ratio is None else f"{ratio.estimate:.3f}",
+        "" if ratio is None else f"[{ratio.low:.3f}, {ratio.high:.3f}]",
+        change.verdict,
+    )
