@@ -168,7 +168,7 @@ def test_prompts_and_faces_that_come_again_are_remembered(
 ) -> None:
     request = request_of(negative_prompt="blurry")
     pipeline.run(request)
-    always = {"control_embedding", "time_embedding", "identitynet", "unet", "vae_decoder"}
+    always = {"control_embedding", "time_embedding", "cross_attention", "identitynet", "unet", "vae_decoder"}
     for change, extra in (
         ({}, set()),
         ({"seed": 5, "sampler": "ddim"}, set()),
