@@ -9,30 +9,36 @@ from typing import Generic, TypeVar
 from instantrt_bench.results import SystemResult
 
 Value = TypeVar("Value")
-Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
 class Attempt(Generic[Value]):
-    """What a computation gave, or how it failed: exactly one is not None."""
+    """What a computation gave, or the exception that it raised: exactly one is not None."""
 
     value: Value | None
-    error: str | None = None
+    failure: Exception | None = None
+
+    @property
+    def error(self) -> str | None:
+        """The failure as a text."""
+        return None if self.failure is None else f"{type(self.failure).__name__}: {self.failure}"
 
     @property
     def result(self) -> SystemResult:
         """As a system's entry in results."""
-        return SystemResult("ok") if self.error is None else SystemResult("failed", self.error)
+        return SystemResult("ok") if self.failure is None else SystemResult("failed", self.error)
 
-    def then(self, compute: Callable[[Value], Other]) -> Attempt[Other]:
-        """The next computation, or the same failure."""
-        value = self.value
-        return Attempt(None, self.error) if value is None else attempt(lambda: compute(value))
+    def get(self) -> Value:
+        """The value, or the failure raised again, so that what builds on it fails for the same reason."""
+        if self.failure is not None:
+            raise self.failure
+        assert self.value is not None
+        return self.value
 
 
 def attempt(compute: Callable[[], Value]) -> Attempt[Value]:
-    """Run ``compute``. Interrupts pass through; every other exception becomes an error text."""
+    """Run ``compute``. Interrupts pass through; every other exception is kept."""
     try:
         return Attempt(compute())
     except Exception as error:
-        return Attempt(None, f"{type(error).__name__}: {error}")
+        return Attempt(None, error)

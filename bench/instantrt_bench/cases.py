@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from instantrt import GenerateRequest
@@ -28,6 +29,7 @@ class Case:
     """One picture to make. ``parameters`` are plain data, ``id`` is made of those that tell cases apart."""
 
     photo: PhotoEntry
+    photo_file: Path
     prompt: PromptEntry
     seed: int
     sampler: str
@@ -66,7 +68,14 @@ def cases_of(manifest: Manifest, seeds: Sequence[int], samplers: Sequence[str], 
         RequestError: a setting, seed or sampler that no request can have.
     """
     return [
-        Case(photo, prompt, seed, sampler, _request(manifest, photo, prompt, seed, sampler, settings))
+        Case(
+            photo,
+            manifest.file(photo.photo),
+            prompt,
+            seed,
+            sampler,
+            _request(manifest, photo, prompt, seed, sampler, settings),
+        )
         for photo, prompt, seed, sampler in product(
             manifest.photos, manifest.prompts, dict.fromkeys(seeds), dict.fromkeys(samplers)
         )

@@ -89,7 +89,7 @@ def case_scenario(
     if ours.value is not None and theirs.value is not None:
         comparison = compare_results(ours.value, theirs.value, limits, lpips)
         kept = pictures.keep(case.id, {"runtime": ours.value.pixels[0], "reference": theirs.value.images[0]})
-        comparison["pictures"] = {"photo": pictures.keep_photo(case.photo.id, _photo(case)), **kept}
+        comparison["pictures"] = {"photo": pictures.keep_photo(case.photo.id, case.photo_file), **kept}
     return ScenarioResult(case.id, case.parameters, {system: ours.result, REFERENCE_EAGER: theirs.result}, comparison)
 
 
@@ -187,11 +187,6 @@ def with_limits(limits: Limits, latents_error: float | None, psnr_db: float | No
     """``limits`` with those replaced that were given."""
     given = {"latents_error": latents_error, "psnr_db": psnr_db}
     return replace(limits, **{name: value for name, value in given.items() if value is not None})
-
-
-def _photo(case: Case) -> Path:
-    assert isinstance(case.request.face, Path)  # cases are made from files
-    return case.request.face
 
 
 def _cosine(a: Latents, b: Latents) -> float | None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from instantrt import Bundle, InstantID
 from instantrt.cli.common import ProgressLine, print_json
 from instantrt.engine import Target, TargetOptions
 from instantrt.targets import open_target
 from instantrt_bench.attempts import attempt
-from instantrt_bench.cases import Case, Settings, cases_of
 from instantrt_bench.fidelity_suite import (
     LIMITS,
     Limits,
@@ -29,68 +27,11 @@ from instantrt_bench.fidelity_suite import (
     summarise_fidelity,
     with_limits,
 )
+from instantrt_bench.loading import EXIT_FAILED, Loaded, load_cases, pipelines
 from instantrt_bench.lpips_distance import find_lpips
-from instantrt_bench.machine import usable_cpus
-from instantrt_bench.manifest import Manifest, default_manifest, read_manifest
 from instantrt_bench.network_fidelity import network_errors
 from instantrt_bench.pictures import PictureFolder
-from instantrt_bench.reference import Reference
 from instantrt_bench.results import ResultFile, ScenarioResult
-from instantrt_export.checkpoint import Checkpoint
-
-EXIT_FAILED = 3
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a run of cases needs, as the arguments name it."""
-
-    bundle: Bundle
-    checkpoint: Checkpoint
-    manifest: Manifest
-    cases: list[Case]
-    threads: int
-    system: str
-    options: dict[str, Any]
-
-
-def load_cases(args: argparse.Namespace, samplers: list[str]) -> Loaded:
-    """Open everything that arguments name, so that mistakes show before anything runs.
-
-    Raises:
-        InstantRTError: a mistake in the arguments or in what they name.
-    """
-    manifest = default_manifest() if args.manifest is None else read_manifest(args.manifest)
-    settings = Settings(
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
-        identity_strength=args.identity_strength,
-        adapter_strength=args.adapter_strength,
-        enhance_face_region=args.enhance_face_region,
-        size=args.size,
-    )
-    cases = cases_of(manifest, args.seeds, samplers, settings)
-    names = ("target", "steps", "guidance_scale", "identity_strength", "adapter_strength", "enhance_face_region")
-    options = {name: getattr(args, name) for name in names}
-    options |= {"size": args.size, "seeds": args.seeds, "samplers": samplers, "manifest": manifest.facts()}
-    return Loaded(
-        Bundle.open(args.bundle),
-        Checkpoint.open(args.checkpoint),
-        manifest,
-        cases,
-        args.threads or usable_cpus(),
-        f"runtime-{args.target}",
-        options,
-    )
-
-
-@contextmanager
-def pipelines(args: argparse.Namespace, loaded: Loaded) -> Iterator[tuple[InstantID, Reference]]:
-    """The runtime on its target, and the reference."""
-    threads = loaded.threads if args.target == "onnxruntime" else None
-    reference = Reference.load(loaded.checkpoint, threads=loaded.threads)
-    with InstantID.load(args.bundle, target=args.target, threads=threads) as runtime:
-        yield runtime, reference
 
 
 def run_fidelity(args: argparse.Namespace) -> int:
@@ -119,12 +60,11 @@ def _scenarios(
 ) -> Iterator[ScenarioResult]:
     networks = list(loaded.bundle.manifest.networks)
     progress, total = ProgressLine("fidelity"), len(networks) + len(loaded.cases)
-    threads = loaded.threads if args.target == "onnxruntime" else None
-    with closing(open_target(args.target, loaded.bundle, TargetOptions(threads=threads))) as target:
+    with closing(open_target(loaded.target, loaded.bundle, TargetOptions(threads=loaded.target_threads))) as target:
         for done, network in enumerate(networks):
             progress(done, total)
             yield _network(loaded, target, network, args.draws)
-    with pipelines(args, loaded) as (runtime, reference):
+    with pipelines(loaded) as (runtime, reference):
         for done, case in enumerate(loaded.cases, len(networks)):
             progress(done, total)
             yield case_scenario(runtime, reference, case, loaded.system, limits, pictures, lpips)
@@ -135,7 +75,7 @@ def _network(loaded: Loaded, target: Target, network: str, draws: int) -> Scenar
     rng = np.random.default_rng()
     measured = attempt(lambda: network_errors(loaded.bundle, target, loaded.checkpoint, network, draws=draws, rng=rng))
     if measured.value is None:
-        return failed_scenario(network_id(network), {"network": network}, loaded.system, measured.error or "")
+        return failed_scenario(network_id(network), {"network": network}, loaded.system, measured.error or "failed")
     return network_scenario(network, measured.value, loaded.system)
 
 
