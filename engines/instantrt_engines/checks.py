@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from instantrt.contracts import Precision
 from instantrt.errors import InstantRTError
-from instantrt_engines.graph import ShapedGraph, Tensor
+from instantrt_engines.graph import ITEM_BYTES, ShapedGraph, Tensor
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
@@ -115,10 +115,11 @@ class AttentionMemory:
 
 
 def attention_memory(graph: ShapedGraph) -> AttentionMemory:
-    """Look at every softmax over the keys of an attention, at this graph's sizes."""
+    """Look at every attention, spelled with a softmax or as one operator, at this graph's sizes."""
     scores = _score_tensors(graph)
-    largest = max((graph.values[name].bytes for name in scores), default=0)
-    return AttentionMemory(largest, _peak_bytes(graph, scores))
+    spelled = max((graph.values[name].bytes for name in scores), default=0)
+    hidden = max((_hidden_scores(node, graph) for node in graph.graph.node if node.op_type == "Attention"), default=0)
+    return AttentionMemory(max(spelled, hidden), _peak_bytes(graph, scores))
 
 
 def check_attention(network: str, memory: AttentionMemory, activation_bytes: int) -> None:
@@ -141,6 +142,14 @@ def _score_tensors(graph: ShapedGraph) -> set[str]:
     scores = {name for node in graph.graph.node if node.op_type == "Softmax" for name in (*node.input, *node.output)}
     sizes = {graph.values[name].shape for name in scores if name in graph.values}
     return scores | {name for name, tensor in graph.values.items() if tensor.shape in sizes and len(tensor.shape) > 2}
+
+
+def _hidden_scores(node: onnx.NodeProto, graph: ShapedGraph) -> int:
+    """Bytes of the scores inside an ``Attention`` of [N, tokens, heads * width] or [N, heads, tokens, width]."""
+    query, key = (graph.values[name] for name in node.input[:2])
+    heads = next((a.i for a in node.attribute if a.name == "q_num_heads"), 0) or query.shape[1] or 1
+    rows, keys = query.shape[-2] or 1, key.shape[-2] or 1
+    return (query.shape[0] or 1) * heads * rows * keys * ITEM_BYTES.get(query.element, 1)
 
 
 def _peak_bytes(graph: ShapedGraph, without: Iterable[str]) -> int:

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from instantrt.contracts import NetworkContract
+from instantrt_engines.attention import spell_out_summed_attention
 from instantrt_engines.fold import fold_shapes
 from instantrt_engines.graph import with_fixed_axes
 from instantrt_engines.spell_out import spell_out_fp32_attention
@@ -28,7 +29,13 @@ def prepare(
     prepared = with_fixed_axes(model, contract, symbols)
     cast_pixels_first(prepared.graph)
     spell_out_fp32_attention(prepared)
-    return fold_shapes(prepared) if fold else prepared
+    if not fold:
+        prepared = onnx.shape_inference.infer_shapes(prepared, data_prop=True)
+        spell_out_summed_attention(prepared.graph)
+        return prepared
+    prepared = fold_shapes(prepared)
+    spell_out_summed_attention(prepared.graph)
+    return prepared
 
 
 def cast_pixels_first(graph: onnx.GraphProto) -> None:

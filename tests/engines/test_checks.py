@@ -121,6 +121,14 @@ def test_fp32_matrix_products_need_a_reason() -> None:
     check_precision("face_encoder", found, "fp16")
 
 
+def test_an_attention_operator_is_judged_like_a_spelled_one() -> None:
+    node = helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=10, kv_num_heads=10)
+    shape = [2, 4096, 640]
+    memory = attention_memory(shaped(model([node], [("x", HALF, shape)], [("y", HALF, shape)], [], opset=23)))
+    assert memory.scores_bytes == 2 * 10 * 4096 * 4096 * 2
+    assert memory.decidable
+
+
 def attention(kind: str, tokens: int = 4096, heads: int = 10, width: int = 64) -> onnx.ModelProto:
     """Self-attention on [2, heads, tokens, width] fp16: "plain", "fp32 softmax", or "unfusable" (a running sum)."""
     shape = [2, heads, tokens, width]

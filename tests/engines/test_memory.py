@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.small import DIMS
-from instantrt.contracts import network_contracts
+from instantrt.contracts import OWN_TENSORS, network_contracts
 from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, NetworkMemory, buffer_bytes, device_memory, fit_into
 
 GB = 10**9
@@ -28,17 +28,15 @@ def test_weights_add_up_and_the_arena_is_the_largest() -> None:
     assert memory.total_bytes == 23 + 300 + memory.buffer_bytes + RESERVE_BYTES
 
 
-def test_the_loop_shares_buffers_by_name_except_the_time_embeddings() -> None:
+def test_the_loop_shares_buffers_by_name_except_each_networks_own() -> None:
     loop = [c for c in CONTRACTS if c.stage == "loop"]
-    identitynet, unet = loop
-
-    def size(specs) -> int:
-        return sum(spec.size_bytes(SYMBOLS, "fp16") for spec in specs)
-
-    both = size({s.name: s for c in loop for s in (*c.inputs, *c.outputs)}.values())
-    own = identitynet.input("time_embeddings").size_bytes(SYMBOLS, "fp16")
-    assert buffer_bytes(loop, SYMBOLS, "fp16") == both + own
-    assert buffer_bytes([unet], SYMBOLS, "fp16") == size((*unet.inputs, *unet.outputs))
+    tensors = {
+        (s.name if s.name not in OWN_TENSORS else (c.name, s.name)): s for c in loop for s in (*c.inputs, *c.outputs)
+    }
+    assert buffer_bytes(loop, SYMBOLS, "fp16") == sum(s.size_bytes(SYMBOLS, "fp16") for s in tensors.values())
+    assert len(tensors) < sum(len(c.inputs) + len(c.outputs) for c in loop)
+    alone = [sum(s.size_bytes(SYMBOLS, "fp16") for s in (*c.inputs, *c.outputs)) for c in loop]
+    assert [buffer_bytes([c], SYMBOLS, "fp16") for c in loop] == alone
     assert buffer_bytes(loop, SYMBOLS | {"B": 2}, "fp16") > buffer_bytes(loop, SYMBOLS, "fp16")
 
 

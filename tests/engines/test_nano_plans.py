@@ -1,4 +1,4 @@
-"""The ten nano networks in fp16: real TensorRT-RTX plans on a machine without a GPU, their cost, and their pictures."""
+"""The nano networks in fp16: real TensorRT-RTX plans on a machine without a GPU, their cost, and their pictures."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ def bundle(nano_bundle_fp16: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def static(bundle: Path) -> Path:
-    """The bundle with static plans of all ten networks."""
+    """The bundle with static plans of all its networks."""
     results = list(build_plans(Bundle.open(bundle), BuildRequest(TARGET)))
     assert all(result.reason is not None for result in results)
     return bundle
 
 
-def test_all_ten_networks_build_without_a_gpu_and_are_complete(static: Path) -> None:
+def test_all_networks_build_without_a_gpu_and_are_complete(static: Path) -> None:
     opened = Bundle.open(static)
     contracts = network_contracts(opened.dims)
-    assert len(contracts) == 10
+    assert len(contracts) >= 10
+    assert set(opened.manifest.networks) == set(contracts)
     for name in contracts:
         plan = open_plan(opened, TARGET, name)
         plan.open_verified().close()
@@ -82,7 +83,7 @@ def test_inspect_reports_cost_and_memory(static: Path, capsys: pytest.CaptureFix
     assert main(["inspect", str(static), "--vram", "8GB", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     networks = {n["name"]: n for n in report["networks"]}
-    assert len(networks) == 10
+    assert set(networks) == set(Bundle.open(static).contracts)
     for network in networks.values():
         assert network["plan_problem"] is None
         assert network["parameters"] > 0
@@ -101,7 +102,6 @@ def test_inspect_reports_cost_and_memory(static: Path, capsys: pytest.CaptureFix
 def test_flops_agree_with_torchs_own_counter(nano_checkpoint: Path, nano_bundle_fp16: Path) -> None:
     """The VAE decoder, whose torch module and graph do the same work."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from instantrt_engines.cost import cost_of
@@ -112,10 +112,11 @@ def test_flops_agree_with_torchs_own_counter(nano_checkpoint: Path, nano_bundle_
     opened = Bundle.open(nano_bundle_fp16)
     contract = opened.contracts["vae_decoder"]
     graph = ShapedGraph.at(load_graph(nano_bundle_fp16 / "onnx/vae_decoder.onnx"), contract, AT)
-    # torch counts nothing for its fused attention on CPUs
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.zeros(contract.inputs[0].resolve(AT)))
-    assert cost_of(graph).flops == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    (attention,) = module.decoder.mid_block.attentions
+    uncounted = 2 * 2 * 16**2 * 16**2 * attention.to_q.out_features  # torch does not know the attention operator
+    assert cost_of(graph).flops == counter.get_total_flops() + uncounted
     assert cost_of(graph).parameters == pytest.approx(sum(p.numel() for p in module.parameters()), rel=1e-2)
 
 
@@ -135,13 +136,13 @@ def test_inspect_works_without_plans(nano_bundle_fp16: Path, capsys) -> None:
     assert "exported for pictures of 128x128" in capsys.readouterr().err
 
 
-def test_all_ten_networks_build_with_a_batch_range(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_networks_build_with_a_batch_range(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Last in this file: it replaces the static plans of the networks that have slots."""
     command = ["build", str(static), "--target", TARGET, "--batch", "1:1:4", "--halves", "2", "--json"]
     assert main(command) == 0
     report = {n["name"]: n for n in json.loads(capsys.readouterr().out)["networks"]}
-    assert len(report) == 10
     opened = Bundle.open(static)
+    assert set(report) == set(opened.contracts)
     for name, contract in opened.contracts.items():
         assert report[name]["built"] == bool({"B", "G"} & set(contract.symbols))
         plan = open_plan(opened, TARGET, name)
