@@ -11,6 +11,7 @@ not know which flavour it builds with.
 | strong typing          | by STRONGLY_TYPED      | always           | by STRONGLY_TYPED                |
 | precision flags        | exist, not used        | removed          | do not exist                     |
 | device_memory_size     | exists, not used       | removed, use _v2 | only _v2                         |
+| capture in a graph     | always                 | always           | with REQUIRE_USER_ALLOCATION     |
 | plan to a stream       | since 10.13            | yes              | yes                              |
 | timing cache           | yes                    | yes              | no: it would need a GPU          |
 | hardware_compatibility | yes                    | yes              | no                               |
@@ -63,6 +64,7 @@ class Flavour:
         options: names of the options of :class:`BuildOptions` that it has.
         default_compute: what plans run on unless asked otherwise; None: the GPU that they are built on.
         capabilities: compute capabilities that ``compute`` may name, with TensorRT's names for them.
+        always: builder flags that every plan gets.
     """
 
     target: str
@@ -72,6 +74,7 @@ class Flavour:
     options: frozenset[str]
     default_compute: tuple[str, ...] | None
     capabilities: dict[str, str]
+    always: tuple[str, ...] = ()
 
     def load(self) -> TensorRT:
         """The flavour's interface.
@@ -123,6 +126,8 @@ class Flavour:
 
     def configure(self, api: TensorRT, config: trt.IBuilderConfig, options: BuildOptions) -> None:
         """Put the options into a builder's configuration."""
+        for flag in self.always:
+            config.set_flag(getattr(api.BuilderFlag, flag))
         for name in options.asked:
             for flag in OPTION_FLAGS.get(name, ()):
                 config.set_flag(getattr(api.BuilderFlag, flag))
@@ -247,6 +252,7 @@ FLAVOURS = {
             load_module=load_rtx,
             options=COMMON_OPTIONS | {"compute"},
             default_compute=("8.0", "8.6", "8.9", "12.0+"),
+            always=("REQUIRE_USER_ALLOCATION",),  # no allocation while executing, so that a step can be captured
             capabilities={c: f"SM{c.replace('.', '')}" for c in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")},
         ),
     )
