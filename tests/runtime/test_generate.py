@@ -219,6 +219,7 @@ def test_command_line_generate(
         (["--face", "nowhere.jpg"], "nowhere.jpg"),
         (["--out", "picture.txt"], "cannot tell a picture format"),
         (["--threads", "0"], "threads must be at least 1"),
+        (["--device", "0"], "onnxruntime has no option device"),
     ],
 )
 def test_command_line_mistakes_are_one_message_and_exit_1(
@@ -238,6 +239,7 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFix
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["machine"]["cpu_threads"] >= 1
+    assert main(["doctor", "--target", "onnxruntime"]) == 0
     by_name = {ability["name"]: ability for ability in report["abilities"]}
     gpu = by_name["generate on NVIDIA GPUs (tensorrt-rtx)"]
     assert gpu["ready"] or 'pip install "instantrt[rtx]"' in (gpu["hint"] or "") or "driver" in gpu["missing"][-1]

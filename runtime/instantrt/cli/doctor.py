@@ -23,18 +23,19 @@ class Ability:
     distributions: tuple[str, ...]
     extra: str
     needs_gpu: bool = False
+    target: str | None = None  # what runs here when it is there
 
 
 _RTX = ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
 _CUDA = ("cuda-core", "cuda-bindings")
 
 ABILITIES = (
-    Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu"),
+    Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
     Ability("build TensorRT-RTX plans", (*_RTX, "onnx"), "rtx,build"),
-    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", needs_gpu=True),
+    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, "tensorrt-rtx"),
     Ability("build TensorRT plans", ("tensorrt", "onnx"), "tensorrt,build", needs_gpu=True),
-    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", needs_gpu=True),
+    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt"),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
 
@@ -52,16 +53,24 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    targets = [ability.target for ability in ABILITIES if ability.target]
+    parser.add_argument("--target", choices=targets, help="exit with status 1 unless this one can run here")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Look and report. Never fails because something is missing."""
+def run(args: argparse.Namespace) -> int:
+    """Look and report; the status is 1 only if the target that was asked for cannot run."""
     machine = machine_facts()
     findings = [examine(ability, machine["cuda_driver"] is not None) for ability in ABILITIES]
     if args.json:
         print_json({"machine": machine, "abilities": [asdict(f) for f in findings]})
-        return
+    else:
+        _print(machine, findings)
+    asked = {ability.target: finding for ability, finding in zip(ABILITIES, findings, strict=True)}
+    return int(args.target is not None and not asked[args.target].ready)
+
+
+def _print(machine: dict[str, Any], findings: list[Finding]) -> None:
     for name, value in machine.items():
         print(f"{name:<14} {value if value is not None else 'none'}")
     print()

@@ -33,7 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--enhance-face-region", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="default: the bundle's")
     parser.add_argument("--target", default="onnxruntime")
-    parser.add_argument("--threads", type=int, help="CPU threads one network may use")
+    parser.add_argument("--threads", type=int, help="CPU threads one network may use (onnxruntime)")
+    parser.add_argument("--device", type=int, metavar="N", help="ordinal of the GPU (tensorrt, tensorrt-rtx)")
+    parser.add_argument(
+        "--weight-budget",
+        type=int,
+        metavar="BYTES",
+        help="device memory for each network's weights, if built to stream",
+    )
+    parser.add_argument(
+        "--runtime-cache",
+        type=Path,
+        metavar="FOLDER",
+        help="for kernels compiled here (tensorrt-rtx; default: the plans')",
+    )
+    parser.add_argument("--eager", action="store_true", help="launch each step anew instead of a captured graph")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
@@ -42,7 +56,15 @@ def run(args: argparse.Namespace) -> None:
     from instantrt.pipeline import InstantID
 
     files = output_files(args.out, args.samples)
-    with InstantID.load(args.bundle, target=args.target, threads=args.threads) as pipeline:
+    with InstantID.load(
+        args.bundle,
+        target=args.target,
+        threads=args.threads,
+        device=args.device,
+        weight_budget_bytes=args.weight_budget,
+        runtime_cache=args.runtime_cache,
+        eager=args.eager,
+    ) as pipeline:
         result = pipeline.generate(progress=ProgressLine("denoising"), **_request_fields(args))
     for file, image in zip(files, result.images, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
