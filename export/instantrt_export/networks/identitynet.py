@@ -10,6 +10,7 @@ from instantrt.contracts import ModelDims
 from instantrt_export.dims import cross_attentions
 from instantrt_export.networks.attention import CrossAttention, split_keys_values, use_cross_attention
 from instantrt_export.networks.embeddings import use_given_time_embeddings
+from instantrt_export.networks.feed_forward import use_gated_linear
 from instantrt_export.networks.step import repeat_halves, step_coefficients, time_embeddings_at_step
 from instantrt_export.networks.unet import run_down_blocks
 
@@ -29,6 +30,7 @@ class IdentityNetNetwork(nn.Module):
         processors = [CrossAttention(i) for i in range(len(cross_attentions(identitynet)))]
         self.attention_widths = use_cross_attention(identitynet, processors)
         self.time_widths = use_given_time_embeddings(identitynet)
+        use_gated_linear(identitynet)
         self.identitynet = identitynet
         self.mask_scales = dims.control_scales
         self.residual_scales = tuple(r.scale for r in (*dims.residuals, dims.mid_residual))

@@ -11,6 +11,7 @@ from instantrt.contracts import ModelDims
 from instantrt_export.dims import face_attention_sites
 from instantrt_export.networks.attention import FaceAttention, FaceStates, split_keys_values, use_cross_attention
 from instantrt_export.networks.embeddings import use_given_time_embeddings
+from instantrt_export.networks.feed_forward import use_gated_linear
 from instantrt_export.networks.step import (
     guided_prediction,
     repeat_halves,
@@ -37,6 +38,7 @@ class UNetNetwork(nn.Module):
         processors = [FaceAttention(i, site.scale) for i, site in enumerate(sites)]
         self.attention_widths = use_cross_attention(unet, processors)
         self.time_widths = use_given_time_embeddings(unet)
+        use_gated_linear(unet)
         self.unet = unet
         self.mask_scales = dims.adapter_scales
 
