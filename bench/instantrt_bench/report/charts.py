@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from instantrt_bench.report.axis import Axis
-from instantrt_bench.report.figures import number
-from instantrt_bench.report.markup import Html, join, tag
+from instantrt_bench.report.figures import number, tick_text
+from instantrt_bench.report.markup import Html, tag
 
-BAR_PX, ROW_PX, AXIS_PX, PLOT_PX = 12, 22, 24, 220
-MOST_LABELS = 6
+BAR_PX, ROW_PX, AXIS_PX, PLOT_PX = 12, 22, 20, 220
+MOST_LABELS = 4
+SHORT_LABEL, SHORT_TEXT = 26, 40  # characters that fit beside a plot on a wide screen
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,13 @@ class Series:
 
 def row_chart(rows: Sequence[Row], axis: Axis, unit: str, marks: Sequence[Mark] = ()) -> Html:
     """Lines of bars or dots over one axis, each below its own text."""
-    lines = [
-        tag("div", _row_head(row.label, row.text, row.css), _row_plot(row, axis, marks), class_="row") for row in rows
-    ]
-    return tag("div", *lines, _x_axis(axis, unit, marks), class_="rows")
+    coloured = len({row.css for row in rows}) > 1
+    short = all(len(row.label) <= SHORT_LABEL and len(row.text) <= SHORT_TEXT for row in rows)
+    lines = []
+    for row in rows:
+        head = _row_head(row.label, row.text, row.css if coloured else None)
+        lines.append(tag("div", *head, _row_plot(row, axis, marks), class_="row"))
+    return tag("div", *lines, _x_axis(axis, unit, marks), class_="rows beside" if short else "rows")
 
 
 def stack_chart(stacks: Sequence[Stack], axis: Axis, unit: str) -> Html:
@@ -115,7 +119,7 @@ def stack_chart(stacks: Sequence[Stack], axis: Axis, unit: str) -> Html:
         plot = tag(
             "svg", *_grid(axis, ROW_PX), *pieces, class_="line", height=ROW_PX, role="img", aria_label=stack.text
         )
-        lines.append(tag("div", _row_head(stack.label, stack.text, None), plot, class_="row"))
+        lines.append(tag("div", *_row_head(stack.label, stack.text, None), plot, class_="row"))
     entries = {part.label: part.css for stack in stacks for part in stack.parts}
     return tag("div", legend(entries), *lines, _x_axis(axis, unit, ()), class_="rows")
 
@@ -149,7 +153,7 @@ def point_plot(
     for tick in y_axis.ticks:
         y = _y(y_axis, tick)
         drawn.append(tag("line", x1="0%", x2="100%", y1=y, y2=y, class_="grid"))
-        drawn.append(tag("text", number(tick), x=-6, y=y + 4, class_="tick end"))
+        drawn.append(tag("text", tick_text(tick), x=-6, y=y + 4, class_="tick end"))
     drawn += _x_ticks(x_axis, x_labels)
     for mark in marks:
         y = _y(y_axis, mark.value)
@@ -179,9 +183,9 @@ def legend(entries: dict[str, str]) -> Html:
     return tag("ul", *items, class_="legend")
 
 
-def _row_head(label: str, text: str, css: str | None) -> Html:
+def _row_head(label: str, text: str, css: str | None) -> tuple[Html, Html]:
     swatch = tag("span", class_=f"swatch {css}") if css else None
-    return tag("div", tag("span", swatch, label), tag("span", text, class_="value"), class_="head")
+    return tag("span", swatch, label, class_="label"), tag("span", text, class_="value")
 
 
 def _row_plot(row: Row, axis: Axis, marks: Sequence[Mark]) -> Html:
@@ -204,13 +208,11 @@ def _row_plot(row: Row, axis: Axis, marks: Sequence[Mark]) -> Html:
 
 def _x_axis(axis: Axis, unit: str, marks: Sequence[Mark]) -> Html:
     """Ticks below the rows; the labels of marks below those."""
-    drawn = [_tick_text(number(tick), axis.at(tick), 14) for tick in axis.ticks]
+    drawn = [_tick_text(tick_text(tick), axis.at(tick), 14) for tick in axis.ticks]
     labels = [_tick_text(mark.label, axis.at(mark.value), 30) for mark in marks]
     height = AXIS_PX + (16 if marks else 0)
-    return join(
-        tag("svg", *drawn, *labels, class_="line", height=height, aria_hidden="true"),
-        tag("p", unit, class_="unit end"),
-    )
+    svg = tag("svg", *drawn, *labels, class_="line", height=height, aria_hidden="true")
+    return tag("div", svg, tag("p", unit, class_="unit end"), class_="axis")
 
 
 def _grid(axis: Axis, height: float) -> list[Html]:
@@ -229,7 +231,7 @@ def _tick_text(text: str, share: float, y: float) -> Html:
 
 def _x_ticks(axis: Axis, labels: Sequence[str] | None) -> list[Html]:
     if labels is None:
-        return [_tick_text(number(tick), axis.at(tick), PLOT_PX + 18) for tick in axis.ticks]
+        return [_tick_text(tick_text(tick), axis.at(tick), PLOT_PX + 18) for tick in axis.ticks]
     stride = max(1, -(-(len(labels) - 1) // (MOST_LABELS - 1)))
     shown = range(len(labels) - 1, -1, -stride)  # the newest always gets its label
     return [_tick_text(labels[index], axis.at(index), PLOT_PX + 18) for index in shown]

@@ -7,12 +7,12 @@ from typing import Any
 
 from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.charts import Mark, Point, Row, Series, point_plot, row_chart
-from instantrt_bench.report.figures import Cell, figure, folded, notice, number, table
+from instantrt_bench.report.figures import Cell, figure, folded, notice, number, ssim_text, table
 from instantrt_bench.report.markup import Html, join
 from instantrt_bench.results import ResultFile, ScenarioResult
 
 SMALLEST_ERROR = 1e-9  # zero has no place on a logarithmic axis
-WORST, OTHERS = "s4", "s0"
+WORST, OTHERS = "s4", "s0 thin"
 
 
 def fidelity_section(results: ResultFile) -> Html:
@@ -36,19 +36,20 @@ def network_figure(results: ResultFile, networks: Sequence[ScenarioResult]) -> H
     for scenario in networks:
         comparison, name = scenario.comparison, str(scenario.parameters["network"])
         error, within = comparison.get("relative_error"), comparison.get("within_limits")
-        verdict = "within limits" if within else "; ".join(_failures(scenario)) or "beyond limits"
+        limit = _limit(scenario, "relative_error")
+        grey = error is not None and limit is not None and error > limit
+        fine = "within its limit in grey levels" if grey else "within limits"
+        verdict = fine if within else "beyond limits" if error is not None else "failed"
         text = f"{number(error)} ({verdict})"
         drawn = None if error is None else max(error, SMALLEST_ERROR)
         rows.append(Row(name, text, "s1" if within else WORST, drawn))
         draws = scenario.parameters.get("draws")
-        listing.append(
-            [name, error, _limit(scenario, "relative_error"), str(draws), comparison.get("against"), verdict]
-        )
+        listing.append([name, error, limit, str(draws), comparison.get("against"), verdict])
     limits = sorted({value for s in networks if (value := _limit(s, "relative_error")) is not None})
     errors = [row.value for row in rows if row.value is not None]
     chart = row_chart(rows, Axis.logarithmic([*errors, *limits]), "largest relative error", _marks(limits))
     header = ("network", "relative error", "limit", "draws", "against", "verdict")
-    note = "Each network alone, on random inputs. Outputs in grey levels have a limit of their own, see the verdict."
+    note = "Each network alone, on random inputs. Pictures have a limit in grey levels of their own."
     return figure("Networks", join(chart, folded("All figures", table(header, listing, "networks"))), note, results)
 
 
@@ -101,7 +102,7 @@ def _case_row(scenario: ScenarioResult) -> list[Cell]:
     ssim = found.get("ssim")
     verdict = "within limits" if found.get("within_limits") else "; ".join(_failures(scenario)) or "not judged"
     figures = (found.get("lpips"), found.get("latents_relative_error"))
-    return [scenario.id, found.get("psnr_db"), None if ssim is None else f"{ssim:.6f}", *figures, verdict]
+    return [scenario.id, found.get("psnr_db"), ssim_text(ssim), *figures, verdict]
 
 
 def _failures(scenario: ScenarioResult) -> list[str]:

@@ -28,11 +28,27 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return NOTHING
     if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
+        return f"{abs(value):g}" if value == 0 else f"{value:g}"
     if abs(value) < 1e-3:
-        return f"{value:.1e}"
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    if abs(value) < 1:
+        return f"{value:.{digits}g}"
     before_point = math.floor(math.log10(abs(value))) + 1
-    return f"{value:,.{max(0, digits - max(1, before_point))}f}"
+    return f"{value:,.{max(0, digits - before_point)}f}"
+
+
+def tick_text(value: float) -> str:
+    """A round value without trailing zeros."""
+    text = number(value, 6)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def ssim_text(value: float | None) -> str:
+    """SSIM to five digits; what is not 1 is never rounded up to it."""
+    if value is None:
+        return NOTHING
+    return "> 0.99999" if 0.999995 <= value < 1 else f"{value:.5f}"
 
 
 def interval(found: Mapping[str, Any] | Sequence[float] | None, digits: int = 3) -> str:
@@ -81,8 +97,11 @@ def figure(title: str, body: Html, note: str, *sources: ResultFile) -> Html:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], label: str) -> Html:
     """A table that scrolls sideways inside its own box; numbers stand flush right, the first column heads its row."""
-    head = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in header)))
-    body = tag("tbody", *(tag("tr", *(_cell(cell, index == 0) for index, cell in enumerate(row))) for row in rows))
+    numeric = [index > 0 and all(_is_numeric(row[index]) for row in rows) for index in range(len(header))]
+    classes = ["number" if one else None for one in numeric]
+    columns = (tag("th", cell, scope="col", class_=css) for cell, css in zip(header, classes, strict=True))
+    lines = (tag("tr", *map(_cell, row, classes, range(len(row)))) for row in rows)
+    head, body = tag("thead", tag("tr", *columns)), tag("tbody", *lines)
     return tag("div", tag("table", head, body), class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
@@ -107,17 +126,14 @@ def definition_list(facts: Mapping[str, Any]) -> Html:
     return tag("dl", *(join(tag("dt", name), tag("dd", _plain(value))) for name, value in facts.items()))
 
 
-def _cell(cell: Cell, heads_row: bool) -> Html:
-    if isinstance(cell, float | int):
-        return tag("td", number(cell), class_="number")
-    if heads_row:
-        return tag("th", cell, scope="row")
-    numeric = cell is None or (not isinstance(cell, Html) and _looks_numeric(cell))
-    return tag("td", NOTHING if cell is None else cell, class_="number" if numeric else None)
+def _cell(cell: Cell, css: str | None, column: int) -> Html:
+    text = number(cell) if isinstance(cell, float | int) else NOTHING if cell is None else cell
+    return tag("td", text, class_=css) if column else tag("th", text, scope="row")
 
 
-def _looks_numeric(text: str) -> bool:
-    return text == NOTHING or text[:1].isdigit() or text[:1] in "[-+\u2212\u00d7"
+def _is_numeric(cell: Cell) -> bool:
+    """Numbers, nothing, and texts that begin as numbers and intervals do."""
+    return not isinstance(cell, str) or cell == NOTHING or cell[:1].isdigit() or cell[:1] in ("[", "-", "+", "\u2212")
 
 
 def _plain(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from instantrt_bench.contact_sheet import amplified_difference
-from instantrt_bench.report.figures import number
+from instantrt_bench.report.figures import number, ssim_text
 from instantrt_bench.report.markup import Html, join, tag
 from instantrt_bench.results import ResultFile, ScenarioResult
 
@@ -72,11 +72,9 @@ def _case(index: int, case: GalleryCase) -> Html:
     name = f"case-{index}"
     tiles = (_tile(f"{name}-{role}", role, pictures[role], notes.get(role, "")) for role in ROLES)
     found = case.scenario.comparison
-    figures = [
-        f"{label} {number(found[key], digits)}{unit}"
-        for key, label, unit, digits in (("psnr_db", "PSNR", " dB", 3), ("ssim", "SSIM", "", 6))
-        if found.get(key) is not None
-    ]
+    figures = []
+    if found.get("psnr_db") is not None:
+        figures = [f"PSNR {number(found['psnr_db'])} dB", f"SSIM {ssim_text(found.get('ssim'))}"]
     prompt = case.scenario.parameters.get("prompt")
     caption = tag(
         "p",

@@ -89,10 +89,10 @@ def latency_figure(results: ResultFile, scenario: ScenarioResult) -> Html:
     measured = [(name, system) for name, system in scenario.systems.items() if latency_of(system)]
     rows = [_latency_row(name, system, scenario) for name, system in measured]
     values = [value for row in rows for value in (row.value, *(row.bounds or ())) if value is not None]
-    axis = Axis.linear([*values, *(latency_of(system)["p90"] for _, system in measured)], zero=True)
+    axis = Axis.linear(values, zero=True)
     beyond = sum(sample > axis.high for row in rows for sample in row.samples)
     note = (
-        "Bar: median, photo in to encoded picture out. Black line: its interval. Dots: single runs"
+        "Bar: median, photo in to encoded picture out. Thin line: its interval. Dots: single runs"
         f"{f', {beyond} of them slower than the axis reaches' if beyond else ''}."
     )
     chart = row_chart(rows, axis, "ms", ()) if rows else notice("no system gave a time", "bad")
@@ -181,10 +181,9 @@ def _ratio(scenario: ScenarioResult, name: str) -> dict[str, Any] | None:
 
 def _table_row(name: str, system: SystemResult, scenario: ScenarioResult) -> list[Cell]:
     summary, latency, ratio = system.summary, latency_of(system), _ratio(scenario, name)
-    status = system.status if system.error is None else f"{system.status}: {system.error}"
     return [
         name,
-        status,
+        system.status,
         str(latency["n"]) if latency else "0",
         latency.get("p50"),
         interval(latency.get("median_interval")),
@@ -204,8 +203,10 @@ def _table_row(name: str, system: SystemResult, scenario: ScenarioResult) -> lis
 def _doubts(scenario: ScenarioResult) -> Iterator[Html]:
     """What failed, and what makes the times doubtful."""
     for name, system in scenario.systems.items():
-        if system.status != "ok":
-            yield notice(f"{name} {system.status}: {system.error or 'no reason given'}", "bad")
+        if system.status == "failed":
+            yield notice(f"{name}: {system.error or 'no reason given'}", "bad")
+        elif system.status == "interrupted":
+            yield notice(f"{name} was interrupted; what it measured until then is shown", "warning")
     for flag in scenario.comparison.get("flags") or ():
         yield notice(flag, "warning")
 

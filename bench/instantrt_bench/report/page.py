@@ -20,6 +20,7 @@ from instantrt_bench.report.figures import (
     notice,
     number,
     section,
+    ssim_text,
     table,
 )
 from instantrt_bench.report.gallery import gallery, gallery_cases
@@ -75,7 +76,7 @@ def page(sources: Sequence[Source], history: Sequence[Kept] | None = None, most_
 
 def headlines(sources: Sequence[Source]) -> Html:
     """The figures that matter most, what makes them doubtful, and which kinds are missing."""
-    tiles = [tile for source in sources for tile in _tiles(source.results)]
+    tiles = [tile for kind in MEASURED_BY for s in sources if s.results.kind == kind for tile in _tiles(s.results)]
     flags = dict.fromkeys(
         f"{flag} (latency)" for source in sources for flag in source.results.summary.get("flags") or ()
     )
@@ -90,18 +91,20 @@ def _tiles(results: ResultFile) -> Iterator[Html]:
     summary = results.summary
     if results.kind == "latency":
         for name, ratio in (summary.get("ratio_eager") or {}).items():
-            detail = f"reference-eager / {name}, {interval(ratio)}, n = {ratio['samples']}, {ratio['scenario']}"
-            yield _tile("Faster than the reference", f"{number(ratio['estimate'])}\u00d7", detail)
+            confidence = f"{100 * ratio['confidence']:g} % interval {interval(ratio)}"
+            detail = f"reference-eager / {name}, {confidence}, n = {ratio['samples']}; {ratio['scenario']}"
+            yield _tile("Speed against the reference", f"{number(ratio['estimate'])}\u00d7", detail)
     if results.kind == "fidelity":
         compared = f"worst of {summary.get('cases_compared', 0)} pictures, verdict: {summary.get('verdict', 'none')}"
         yield _tile("Lowest PSNR", _with_unit(summary.get("worst_psnr_db"), "dB"), compared)
-        ssim = summary.get("worst_ssim")
-        yield _tile("Lowest SSIM", NOTHING if ssim is None else f"{ssim:.5f}", compared)
+        yield _tile("Lowest SSIM", ssim_text(summary.get("worst_ssim")), compared)
     if results.kind == "identity":
         delta, judge = summary.get("identity_delta"), summary.get("identity_judge", "no judge")
         figure = NOTHING if delta is None else f"{delta:+.4f}"
         pairs = ((summary.get("judges") or {}).get(judge) or {}).get("pairs", 0)
-        detail = f"cosine, {interval(summary.get('identity_delta_interval'))}, n = {pairs}, {judge}, verdict: "
+        detail = (
+            f"cosine, 95 % interval {interval(summary.get('identity_delta_interval'))}, n = {pairs}, {judge}, verdict: "
+        )
         yield _tile("Identity, runtime \u2212 reference", figure, detail + str(summary.get("verdict", "none")))
 
 

@@ -66,6 +66,7 @@ def trend_section(history: Sequence[Kept]) -> Html:
     panels: dict[tuple[str, ...], Panel] = {}
     for kept in history:
         _add_latency(panels, kept)
+    for kept in history:
         _add_summary(panels, kept.results)
     shown = [_panel_figure(panel) for panel in panels.values() if panel.series]
     return join(*shown) if shown else notice("no run of the history has figures to follow")
