@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.charts import Mark, Part, Point, Row, Series, Stack, point_plot, row_chart, stack_chart
 from instantrt_bench.report.figures import interval, number, ssim_text, table, tick_text
-from instantrt_bench.report.markup import Html, join, tag
+from instantrt_bench.report.markup import Html, breakable, join, tag
 
 VALUES = st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e-9)
 POSITIVE = st.floats(1e-9, 1e9)
@@ -33,6 +33,7 @@ def test_markup_is_not_escaped_twice_and_names_are_translated() -> None:
     )
     assert tag("img", alt="") == '<img alt="">'
     assert join("<", Html("<")) == "&lt;<"
+    assert breakable("a/<b>/") == "a/<wbr>&lt;b&gt;/<wbr>"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.figures import number, tick_text
-from instantrt_bench.report.markup import Html, tag
+from instantrt_bench.report.markup import Html, breakable, tag
 
 BAR_PX, ROW_PX, AXIS_PX, PLOT_PX = 12, 22, 20, 220
 MOST_LABELS = 4
@@ -185,7 +185,7 @@ def legend(entries: dict[str, str]) -> Html:
 
 def _row_head(label: str, text: str, css: str | None) -> tuple[Html, Html]:
     swatch = tag("span", class_=f"swatch {css}") if css else None
-    return tag("span", swatch, label, class_="label"), tag("span", text, class_="value")
+    return tag("span", swatch, breakable(label), class_="label"), tag("span", text, class_="value")
 
 
 def _row_plot(row: Row, axis: Axis, marks: Sequence[Mark]) -> Html:
@@ -208,7 +208,7 @@ def _row_plot(row: Row, axis: Axis, marks: Sequence[Mark]) -> Html:
 
 def _x_axis(axis: Axis, unit: str, marks: Sequence[Mark]) -> Html:
     """Ticks below the rows; the labels of marks below those."""
-    drawn = [_tick_text(tick_text(tick), axis.at(tick), 14) for tick in axis.ticks]
+    drawn = _ticks(axis, 14)
     labels = [_tick_text(mark.label, axis.at(mark.value), 30) for mark in marks]
     height = AXIS_PX + (16 if marks else 0)
     svg = tag("svg", *drawn, *labels, class_="line", height=height, aria_hidden="true")
@@ -223,15 +223,23 @@ def _upright(share: float, height: float, css: str) -> Html:
     return tag("line", x1=_percent(share), x2=_percent(share), y1=0, y2=height, class_=css)
 
 
-def _tick_text(text: str, share: float, y: float) -> Html:
+def _ticks(axis: Axis, y: float) -> list[Html]:
+    """Of many labels every other one is left out where the page is narrow."""
+    count = len(axis.ticks)
+    minor = [count > MOST_LABELS and (count - index) % 2 == 0 for index in range(count)]
+    labels = zip(axis.ticks, minor, strict=True)
+    return [_tick_text(tick_text(tick), axis.at(tick), y, " minor" if less else "") for tick, less in labels]
+
+
+def _tick_text(text: str, share: float, y: float, css: str = "") -> Html:
     """Centred on its place, but kept inside the figure near its ends."""
     anchor = "start" if share < 0.08 else "end" if share > 0.92 else "middle"
-    return tag("text", text, x=_percent(share), y=y, class_=f"tick {anchor}")
+    return tag("text", text, x=_percent(share), y=y, class_=f"tick {anchor}{css}")
 
 
 def _x_ticks(axis: Axis, labels: Sequence[str] | None) -> list[Html]:
     if labels is None:
-        return [_tick_text(tick_text(tick), axis.at(tick), PLOT_PX + 18) for tick in axis.ticks]
+        return _ticks(axis, PLOT_PX + 18)
     stride = max(1, -(-(len(labels) - 1) // (MOST_LABELS - 1)))
     shown = range(len(labels) - 1, -1, -stride)  # the newest always gets its label
     return [_tick_text(labels[index], axis.at(index), PLOT_PX + 18) for index in shown]

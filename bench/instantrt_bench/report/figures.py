@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instantrt_bench.report.markup import Child, Html, join, tag
+from instantrt_bench.report.markup import Child, Html, breakable, join, tag
 from instantrt_bench.results import ResultFile
 
 NOTHING = "\u2013"
@@ -92,7 +92,7 @@ def figure(title: str, body: Html, note: str, *sources: ResultFile) -> Html:
         for source in sources
     ]
     caption = tag("figcaption", tag("p", note) if note else None, *origins)
-    return tag("figure", tag("h3", title), body, caption)
+    return tag("figure", tag("h3", breakable(title)), body, caption)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]], label: str) -> Html:

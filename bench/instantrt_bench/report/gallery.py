@@ -14,7 +14,7 @@ from PIL import Image
 
 from instantrt_bench.contact_sheet import amplified_difference
 from instantrt_bench.report.figures import number, ssim_text
-from instantrt_bench.report.markup import Html, join, tag
+from instantrt_bench.report.markup import Html, breakable, join, tag
 from instantrt_bench.results import ResultFile, ScenarioResult
 
 Picture = npt.NDArray[np.uint8]
@@ -78,7 +78,7 @@ def _case(index: int, case: GalleryCase) -> Html:
     prompt = case.scenario.parameters.get("prompt")
     caption = tag(
         "p",
-        tag("strong", case.scenario.id),
+        tag("strong", breakable(case.scenario.id)),
         f" \u201c{prompt}\u201d " if prompt else " ",
         ", ".join(figures),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.charts import Mark, Point, Row, Series, point_plot, row_chart
-from instantrt_bench.report.figures import Cell, bounds_of, figure, folded, interval, notice, number, table
+from instantrt_bench.report.figures import NOTHING, Cell, bounds_of, figure, folded, notice, number, table
 from instantrt_bench.report.markup import Html, join
 from instantrt_bench.results import ResultFile, ScenarioResult
 
@@ -43,7 +43,7 @@ def difference_figure(results: ResultFile, judges: dict[str, dict[str, Any]], ca
         found = judges[name]
         bounds, delta = bounds_of(found.get("identity_delta_interval")), found.get("identity_delta")
         kind = "independent" if found.get("independent") else "conditions the pictures, biased"
-        text = f"{_signed(delta)} {interval(bounds)}, n = {found.get('pairs')}, {found.get('verdict')}"
+        text = f"{signed(delta)} {signed_interval(bounds)}, n = {found.get('pairs')}, {found.get('verdict')}"
         rows.append(Row(f"{name} ({kind})", text, css, delta, bounds, _differences(cases, name)))
     marks = [Mark(0.0, "same")] + ([] if margin is None else [Mark(-margin, f"margin \u2212{number(margin)}")])
     values = [v for row in rows for v in (*row.samples, *(row.bounds or ()))]
@@ -81,8 +81,8 @@ def _judge_table(results: ResultFile, judges: dict[str, dict[str, Any]], cases: 
             "yes" if found.get("independent") else "no",
             f"{found.get('pairs')}",
             *(found.get(key) for key in keys),
-            _signed(found.get("identity_delta")),
-            interval(found.get("identity_delta_interval")),
+            signed(found.get("identity_delta")),
+            signed_interval(found.get("identity_delta_interval")),
             str(found.get("verdict")),
         ]
         for name, found in judges.items()
@@ -164,5 +164,11 @@ def _similarity(scenario: ScenarioResult, system: str) -> dict[str, list[float]]
     return found
 
 
-def _signed(value: float | None) -> str:
-    return number(value) if value is None or value <= 0 else f"+{number(value)}"
+def signed(value: float | None) -> str:
+    """A difference of cosines."""
+    return NOTHING if value is None else f"{value:+.4f}"
+
+
+def signed_interval(bounds: Sequence[float] | None) -> str:
+    """Bounds of a difference of cosines."""
+    return f"[{signed(bounds[0])}, {signed(bounds[1])}]" if bounds else NOTHING

@@ -226,7 +226,7 @@ def _roofline(scenario: ScenarioResult) -> Html | None:
                     found["gflops_per_s"],
                     found["gbytes_per_s"],
                     found["flops_per_byte"],
-                    "not known" if share is None else f"{100 * share:.0f} % ({found['bound']})",
+                    _share_text(share, found.get("bound")),
                     peak.get("source", "not known"),
                 ]
             )
@@ -234,6 +234,13 @@ def _roofline(scenario: ScenarioResult) -> Html | None:
         return None
     header = ("stage", "GFLOP", "MB at least", "ms", "GFLOP/s", "GB/s", "FLOP/byte", "of the peak", "peak from")
     return folded("Roofline", table(header, rows, "roofline"))
+
+
+def _share_text(share: float | None, bound: str | None) -> str:
+    """Of the peak; more than all of it means that the peak was measured or given too low."""
+    if share is None:
+        return "not known"
+    return f"{100 * share:.0f} % ({bound}){', so the peak is too low' if share > 1 else ''}"
 
 
 def _scaled(value: float | None, divisor: float) -> float | None:

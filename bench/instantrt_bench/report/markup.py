@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-VOID = frozenset({"br", "col", "img", "meta"})
+VOID = frozenset({"img", "meta", "wbr"})
 Value = str | float | bool | None
 
 
@@ -35,6 +35,12 @@ def tag(name: str, /, *children: Child, **attributes: Value) -> Html:
 def join(*children: Child) -> Html:
     """Markup one after the other, text escaped."""
     return Html("".join(child if isinstance(child, Html) else escape(child) for child in children if child))
+
+
+def breakable(text: str) -> Html:
+    """Text, such as a scenario's id, that may be broken after each slash."""
+    first, *rest = text.split("/")
+    return join(first, *(child for part in rest for child in ("/", tag("wbr"), part)))
 
 
 def _attribute(key: str, value: Value) -> str:

@@ -24,9 +24,9 @@ from instantrt_bench.report.figures import (
     table,
 )
 from instantrt_bench.report.gallery import gallery, gallery_cases
-from instantrt_bench.report.identity import identity_section
+from instantrt_bench.report.identity import identity_section, signed, signed_interval
 from instantrt_bench.report.latency import latency_sections
-from instantrt_bench.report.markup import Html, join, tag
+from instantrt_bench.report.markup import Html, breakable, join, tag
 from instantrt_bench.report.trend import trend_section
 from instantrt_bench.results import ResultFile
 
@@ -100,17 +100,16 @@ def _tiles(results: ResultFile) -> Iterator[Html]:
         yield _tile("Lowest SSIM", ssim_text(summary.get("worst_ssim")), compared)
     if results.kind == "identity":
         delta, judge = summary.get("identity_delta"), summary.get("identity_judge", "no judge")
-        figure = NOTHING if delta is None else f"{delta:+.4f}"
         pairs = ((summary.get("judges") or {}).get(judge) or {}).get("pairs", 0)
-        detail = (
-            f"cosine, 95 % interval {interval(summary.get('identity_delta_interval'))}, n = {pairs}, {judge}, verdict: "
-        )
-        yield _tile("Identity, runtime \u2212 reference", figure, detail + str(summary.get("verdict", "none")))
+        bounds = signed_interval(summary.get("identity_delta_interval"))
+        verdict = summary.get("verdict", "none")
+        detail = f"cosine, 95 % interval {bounds}, n = {pairs}, {judge}, verdict: {verdict}"
+        yield _tile("Identity, runtime \u2212 reference", signed(delta), detail)
 
 
 def _tile(what: str, figure: str, detail: str) -> Html:
     parts = (("what", what), ("figure", figure), ("detail", detail))
-    return tag("div", *(tag("div", text, class_=css) for css, text in parts), class_="headline")
+    return tag("div", *(tag("div", breakable(text), class_=css) for css, text in parts), class_="headline")
 
 
 def _with_unit(value: float | None, unit: str) -> str:
