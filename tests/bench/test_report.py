@@ -203,6 +203,7 @@ def test_trends_keep_machines_apart_and_mark_uncommitted_changes(rng: np.random.
     latency, *_ = re.findall(rf"<figure><h3>{breakable(SCENARIO)}.*?</figure>", html, re.DOTALL)
     assert latency.count("<circle") == 10  # two systems in five runs
     assert latency.count("hollow") == 2  # the fourth run's
+    assert latency.count("other processes kept the CPU busy") == 2 * 10  # beside each point and in its row
 
 
 def test_the_gallery_starts_with_the_worst_case_and_is_cut(sources: list[Source]) -> None:

@@ -225,10 +225,11 @@ def _upright(share: float, height: float, css: str) -> Html:
 
 def _ticks(axis: Axis, y: float) -> list[Html]:
     """Of many labels every other one is left out where the page is narrow."""
-    count = len(axis.ticks)
-    minor = [count > MOST_LABELS and (count - index) % 2 == 0 for index in range(count)]
-    labels = zip(axis.ticks, minor, strict=True)
-    return [_tick_text(tick_text(tick), axis.at(tick), y, " minor" if less else "") for tick, less in labels]
+    many = len(axis.ticks) > MOST_LABELS
+    return [
+        _tick_text(tick_text(tick), axis.at(tick), y, " minor" if many and index % 2 else "")
+        for index, tick in enumerate(axis.ticks)
+    ]
 
 
 def _tick_text(text: str, share: float, y: float, css: str = "") -> Html:

@@ -122,8 +122,10 @@ def section(identity: str, title: str, *children: Child) -> Html:
 
 
 def definition_list(facts: Mapping[str, Any]) -> Html:
-    """Names and values; nested values as ``name value`` pairs."""
-    return tag("dl", *(join(tag("dt", name), tag("dd", _plain(value))) for name, value in facts.items()))
+    """Names and values; what has names of its own is a list inside."""
+    return tag(
+        "dl", *(join(tag("dt", name.replace("_", " ")), tag("dd", _fact(value))) for name, value in facts.items())
+    )
 
 
 def _cell(cell: Cell, css: str | None, column: int) -> Html:
@@ -133,12 +135,14 @@ def _cell(cell: Cell, css: str | None, column: int) -> Html:
 
 def _is_numeric(cell: Cell) -> bool:
     """Numbers, nothing, and texts that begin as numbers and intervals do."""
-    return not isinstance(cell, str) or cell == NOTHING or cell[:1].isdigit() or cell[:1] in ("[", "-", "+", "\u2212")
+    return (
+        not isinstance(cell, str) or cell == NOTHING or cell[:1].isdigit() or cell[:1] in ("[", "-", "+", ">", "\u2212")
+    )
 
 
-def _plain(value: Any) -> str:
+def _fact(value: Any) -> str | Html:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items()) or NOTHING
+        return definition_list(value) if value else NOTHING
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or NOTHING
+        return ", ".join(map(str, value)) or NOTHING
     return NOTHING if value is None else str(value)

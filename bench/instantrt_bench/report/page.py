@@ -16,6 +16,7 @@ from instantrt_bench.report.figures import (
     Cell,
     commit_text,
     definition_list,
+    folded,
     interval,
     notice,
     number,
@@ -156,12 +157,15 @@ def _facts(results: ResultFile) -> Html:
         "commit": commit_text(results.commit),
         "threads": results.threads,
         **results.machine,
+    }
+    more = {
         "versions": {name: version for name, version in results.versions.items() if version},
         "bundle": results.bundle,
         "options": results.options,
     }
-    title = f"{results.kind.capitalize()}, {results.created}"
-    return tag("div", tag("h3", title), definition_list(facts))
+    title = tag("h3", f"{results.kind.capitalize()}, {results.created}")
+    details = folded("Versions, bundle and options", definition_list(more))
+    return tag("div", title, definition_list(facts), details, class_="facts")
 
 
 def _origin(sources: Sequence[Source]) -> Html:

@@ -49,14 +49,21 @@ class Panel:
             self.runs.append(run)
         return len(self.runs) - 1
 
-    def add(self, run: ResultFile, name: str, value: float, found: Mapping[str, Any] | Sequence[float] | None) -> None:
-        """One more point of a series, with its interval."""
-        text = f"{run.created} {commit_text(run.commit)}"
+    def add(
+        self,
+        run: ResultFile,
+        name: str,
+        value: float,
+        found: Mapping[str, Any] | Sequence[float] | None,
+        doubts: Sequence[str] = (),
+    ) -> None:
+        """One more point of a series, with its interval and what makes it doubtful."""
+        text = "; ".join([f"{run.created} {commit_text(run.commit)}", *doubts])
         title = f"{name}: {number(value)} {self.unit} {interval(found) if found else ''}, {text}"
         hollow = run.commit.get("dirty") is not False
         point = Point(self.column(run), value, title, bounds_of(found), hollow)
         self.series.setdefault(name, []).append(point)
-        self.rows.append([run.created, commit_text(run.commit), name, value, interval(found)])
+        self.rows.append([run.created, commit_text(run.commit), name, value, interval(found), "; ".join(doubts)])
 
 
 def trend_section(history: Sequence[Kept]) -> Html:
@@ -78,7 +85,9 @@ def _add_latency(panels: dict[tuple[str, ...], Panel], kept: Kept) -> None:
         if row["latency_ms_p50"] is None:
             continue
         panel = panels.setdefault((row["scenario"], machine), Panel(row["scenario"], "ms"))
-        panel.add(run, row["system"], row["latency_ms_p50"], row["latency_ms_interval"])
+        scenario = run.scenario(row["scenario"])
+        doubts = [] if scenario is None else scenario.comparison.get("flags") or []
+        panel.add(run, row["system"], row["latency_ms_p50"], row["latency_ms_interval"], doubts)
 
 
 def _add_summary(panels: dict[tuple[str, ...], Panel], run: ResultFile) -> None:
@@ -102,7 +111,7 @@ def _panel_figure(panel: Panel) -> Html:
         y_unit=panel.unit,
         x_labels=[_short(run) for run in panel.runs],
     )
-    header = ("created", "commit", "system", panel.unit, "95 % interval")
+    header = ("created", "commit", "system", panel.unit, "95 % interval", "caution")
     listing = folded("All runs", table(header, panel.rows, f"runs of {panel.title}"))
     note = (
         f"{len(panel.runs)} {'run' if len(panel.runs) == 1 else 'runs'} on {machine_text(newest)}. Hollow: measured "
