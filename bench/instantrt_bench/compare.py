@@ -2,24 +2,59 @@
 
 A regression needs both a slowdown that matters and samples that support it: the ratio of the medians reaches the
 threshold, and its bootstrap interval lies above 1. What ran in A and is missing or failed in B is a regression too.
+
+Two things make that hold on a machine that is noisy. Where other processes kept the CPU busy, latencies say little, and
+the CPU time of the system's own process is judged instead. And files count as measured in turn only if their sessions
+alternate in time, as those of ``instantrt bench gate`` do: between files that were measured one after the other lies
+whatever the machine did meanwhile, which no number of samples shows, so only much larger changes count there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
+from instantrt_bench.latency import BUSY_CPU
 from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult
-from instantrt_bench.statistics import CONFIDENCE, Interval, ratio_of_medians
+from instantrt_bench.statistics import CONFIDENCE, Interval, session_ratio, summarise
 
 Verdict = Literal["slower", "faster", "same", "undecided", "failed", "missing", "worse", "not judged"]
 REGRESSIONS = ("slower", "failed", "missing", "worse")
 THRESHOLD = 0.05
+THRESHOLD_APART = 0.25  # for files that were not measured in turn
+MIN_SESSIONS = 3  # of each side, or nothing is known of how sessions differ
+LATENCY, CPU_TIME = "latency_ms", "cpu_ms"
 
 SAME_MACHINE = ("host", "cpu", "logical_cpus", "gpu")
 SAME_BUNDLE = ("precision", "dims_sha256")
 SAME_OPTIONS = ("photo", "warm_up", "manifest", "limits")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts as a change.
+
+    Args:
+        threshold: smallest change that matters, as a share, of files that were measured in turn.
+        threshold_apart: the same of files that were not.
+        confidence: of the ratio's interval.
+    """
+
+    threshold: float = THRESHOLD
+    threshold_apart: float = THRESHOLD_APART
+    confidence: float = CONFIDENCE
+
+    def judge(self, ratio: Interval, in_turn: bool) -> Verdict:
+        """``slower`` or ``faster`` if the estimate reaches the threshold and the interval excludes 1; ``same`` if the
+        interval excludes the threshold; else ``undecided``."""
+        limit = 1 + (self.threshold if in_turn else max(self.threshold, self.threshold_apart))
+        if ratio.estimate >= limit and ratio.low > 1:
+            return "slower"
+        if ratio.estimate <= 1 / limit and ratio.high < 1:
+            return "faster"
+        return "same" if ratio.high < limit and ratio.low > 1 / limit else "undecided"
 
 
 @dataclass(frozen=True)
@@ -30,15 +65,17 @@ class Change:
         scenario: its id.
         system: its id.
         verdict: see :data:`REGRESSIONS` for those that fail the gate.
+        metric: what was judged, ``latency_ms`` or ``cpu_ms``.
         ratio: median after over median before, with its interval; None where there are no times.
-        before_ms: median.
-        after_ms: median.
+        before_ms: median of all samples.
+        after_ms: likewise.
         note: why, where the numbers do not say it.
     """
 
     scenario: str
     system: str
     verdict: Verdict
+    metric: str = ""
     ratio: Interval | None = None
     before_ms: float | None = None
     after_ms: float | None = None
@@ -78,22 +115,20 @@ class Comparison:
         return replace(self, changes=tuple(replace(change, verdict="not judged") for change in self.changes))
 
 
-def compare_results(
-    before: ResultFile, after: ResultFile, *, threshold: float = THRESHOLD, confidence: float = CONFIDENCE
-) -> Comparison:
+def compare_results(before: ResultFile, after: ResultFile, rule: Rule | None = None) -> Comparison:
     """Hold B against A.
 
     Args:
         before: A.
         after: B.
-        threshold: smallest slowdown that matters, as a share.
-        confidence: of the ratio's interval.
+        rule: what counts as a change; None takes the defaults.
     """
+    rule = rule or Rule()
     refusals = tuple(reasons_to_refuse(before, after))
     notes = tuple(_notes(before, after))
     if before.kind != after.kind:
         return Comparison((), refusals, notes)
-    changes = [change for scenario in before.scenarios for change in _changes(scenario, after, threshold, confidence)]
+    changes = [change for scenario in before.scenarios for change in _changes(scenario, after, rule)]
     return Comparison(tuple(changes), refusals, notes)
 
 
@@ -111,17 +146,16 @@ def reasons_to_refuse(before: ResultFile, after: ResultFile) -> Iterator[str]:
         yield "they have no scenario in common"
 
 
-def judge_ratio(ratio: Interval, threshold: float) -> Verdict:
-    """``slower`` or ``faster`` if the estimate reaches the threshold and the interval excludes 1; ``same`` if the
-    interval excludes the threshold; else ``undecided``."""
-    if ratio.estimate >= 1 + threshold and ratio.low > 1:
-        return "slower"
-    if ratio.estimate <= 1 / (1 + threshold) and ratio.high < 1:
-        return "faster"
-    return "same" if ratio.high < 1 + threshold and ratio.low > 1 / (1 + threshold) else "undecided"
+def in_turn(before: ScenarioResult, after: ScenarioResult) -> bool:
+    """Whether the sessions of both alternate in time, and are enough to tell how sessions differ."""
+    starts = [[session["started"] for session in side.comparison.get("sessions", ())] for side in (before, after)]
+    fewest = min(map(len, starts))
+    order = [side for _, side in sorted((start, side) for side in (0, 1) for start in starts[side])]
+    switches = sum(one != other for one, other in pairwise(order))
+    return fewest >= MIN_SESSIONS and switches >= fewest
 
 
-def _changes(before: ScenarioResult, after: ResultFile, threshold: float, confidence: float) -> Iterator[Change]:
+def _changes(before: ScenarioResult, after: ResultFile, rule: Rule) -> Iterator[Change]:
     other = after.scenario(before.id)
     for name, system in before.systems.items():
         if system.status != "ok":
@@ -130,8 +164,8 @@ def _changes(before: ScenarioResult, after: ResultFile, threshold: float, confid
         counterpart = None if other is None else other.systems.get(name)
         if counterpart is None or counterpart.status != "ok":
             yield _gone(before.id, name, counterpart)
-        elif system.samples.get("latency_ms"):
-            yield _timed(before.id, name, system, counterpart, threshold, confidence)
+        elif other is not None and system.samples.get(LATENCY):
+            yield _timed(before, other, name, rule)
     if other is not None and "within_limits" in before.comparison:
         yield _limited(before, other)
 
@@ -142,15 +176,27 @@ def _gone(scenario: str, name: str, after: SystemResult | None) -> Change:
     return Change(scenario, name, "failed", note=f"{after.status} in B: {after.error}")
 
 
-def _timed(
-    scenario: str, name: str, before: SystemResult, after: SystemResult, threshold: float, confidence: float
-) -> Change:
-    a, b = before.samples["latency_ms"], after.samples["latency_ms"]
-    if not b:
-        return Change(scenario, name, "missing", note="B has no samples")
-    ratio = ratio_of_medians(b, a, confidence=confidence)
-    medians = (_median(before), _median(after))
-    return Change(scenario, name, judge_ratio(ratio, threshold), ratio, *medians)
+def _timed(before: ScenarioResult, after: ScenarioResult, name: str, rule: Rule) -> Change:
+    sides = (before, after)
+    samples = [side.systems[name].samples for side in sides]
+    if not samples[1].get("latency_ms"):
+        return Change(before.id, name, "missing", note="B has no samples")
+    busy = any(BUSY_CPU in side.comparison.get("flags", ()) for side in sides)
+    metric = CPU_TIME if busy and all(s.get(CPU_TIME) for s in samples) else LATENCY
+    a, b = (sessions_of(s, metric) for s in samples)
+    ratio = session_ratio(b, a, confidence=rule.confidence)
+    medians = [summarise(s[metric])["p50"] for s in samples]
+    alternating = in_turn(before, after)
+    note = "" if alternating else f"not measured in turn: only changes of {rule.threshold_apart:.0%} count"
+    return Change(before.id, name, rule.judge(ratio, alternating), metric, ratio, *medians, note)
+
+
+def sessions_of(samples: Mapping[str, Any], metric: str) -> list[list[float]]:
+    """The samples of a metric by session; all are of one if the file does not tell."""
+    sessions: dict[int, list[float]] = {}
+    for session, value in zip(samples.get("session") or [0] * len(samples[metric]), samples[metric], strict=True):
+        sessions.setdefault(session, []).append(value)
+    return list(sessions.values())
 
 
 def _limited(before: ScenarioResult, after: ScenarioResult) -> Change:
@@ -159,10 +205,6 @@ def _limited(before: ScenarioResult, after: ScenarioResult) -> Change:
     note = "" if now else "; ".join(map(str, after.comparison.get("failures", ()))) or "beyond its limits"
     verdict: Verdict = "worse" if was and not now else "same" if was == now else "faster"
     return Change(before.id, "limits", verdict, note=note)
-
-
-def _median(system: SystemResult) -> float:
-    return float(system.summary["latency_ms"]["p50"])
 
 
 def _differences(

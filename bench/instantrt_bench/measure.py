@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,10 @@ class ColdStart:
         """All of it."""
         return self.import_ms + self.load_ms + self.first_request_ms
 
+    def to_json(self) -> dict[str, float]:
+        """Plain data."""
+        return {name: round(ms, 1) for name, ms in {**asdict(self), "total_ms": self.total_ms}.items()}
+
 
 @dataclass
 class Track:
@@ -109,6 +114,7 @@ class Measurement:
 
     scenario: Scenario
     tracks: dict[str, Track]
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     judge: str | None = None
     stopped: str = "interrupted"  # by "noise", "ceiling", "time", or when no system was left
     foreign_cpus: float | None = None  # CPUs that other processes kept busy, on average; None if unknown

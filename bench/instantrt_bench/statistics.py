@@ -139,6 +139,40 @@ def paired_ratio(
     return _percentile_interval(float(np.median(above) / np.median(below)), drawn, confidence, len(above))
 
 
+def session_ratio(
+    numerator: Sequence[Samples],
+    denominator: Sequence[Samples],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """The ratio of two systems that were measured in several sessions each, say in processes started anew.
+
+    Each session's median counts once: the estimate is the ratio of their geometric means. The interval is a two-stage
+    bootstrap (Davison and Hinkley, Bootstrap Methods, 3.8): sessions are drawn, then samples within each, because
+    samples of one session resemble each other more than those of another.
+
+    Args:
+        numerator: one list of samples per session.
+        denominator: likewise; neither the sessions nor the samples need to be as many.
+        confidence: of the interval.
+        resamples: how many.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a sample is not positive, or there is no session.
+    """
+    rng = np.random.default_rng(seed)
+    sides = [[_positive(samples) for samples in sessions] for sessions in (numerator, denominator)]
+    if not all(sides):
+        raise ValueError("a ratio needs at least one session on each side")
+    above, below = (np.mean([np.log(np.median(samples)) for samples in side]) for side in sides)
+    drawn = [_drawn_log_medians(side, resamples, rng) for side in sides]
+    count = min(sum(map(len, side)) for side in sides)
+    return _percentile_interval(float(np.exp(above - below)), np.exp(drawn[0] - drawn[1]), confidence, count)
+
+
 def paired_mean_difference(
     a: Samples,
     b: Samples,
@@ -173,6 +207,21 @@ def paired_mean_difference(
     rows = np.random.default_rng(seed).integers(len(order), size=(resamples, len(order)))
     drawn = sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1)
     return _percentile_interval(float(difference.mean()), drawn, confidence, len(x))
+
+
+def _drawn_log_medians(
+    sessions: Sequence[npt.NDArray[np.float64]], resamples: int, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Of each resample, the mean over its sessions of the logarithm of their medians: f64 [resamples]."""
+    count = len(sessions)
+    # Every drawn session is resampled anew, so one table per place and session, from which the draw picks.
+    medians = np.stack(
+        [np.median(x[rng.integers(len(x), size=(count, resamples, len(x)))], axis=-1) for x in sessions]
+    )  # [session, place, resample]
+    chosen = rng.integers(count, size=(count, resamples))
+    picked = medians[chosen, np.arange(count)[:, None], np.arange(resamples)]
+    drawn: npt.NDArray[np.float64] = np.log(picked).mean(axis=0)
+    return drawn
 
 
 def _percentile_interval(estimate: float, drawn: npt.NDArray[np.float64], confidence: float, samples: int) -> Interval:

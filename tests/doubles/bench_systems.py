@@ -45,7 +45,13 @@ class SleepingSystem:
         time.sleep(self._plan.get("ms", 1) / 1e3)
         latency_ms = (time.perf_counter() - start) * 1e3
         return Sample(
-            latency_ms, {"loop": latency_ms / 2, "vae": latency_ms / 4}, 1.5, 20.0, self._pixels(request), _latents()
+            latency_ms,
+            0.5,
+            {"loop": latency_ms / 2, "vae": latency_ms / 4},
+            1.5,
+            20.0,
+            self._pixels(request),
+            _latents(),
         )
 
     def close(self) -> None:

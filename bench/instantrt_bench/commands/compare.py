@@ -7,7 +7,7 @@ import sys
 
 from instantrt.cli.common import print_json
 from instantrt.errors import RequestError
-from instantrt_bench.compare import Change, Comparison, compare_results
+from instantrt_bench.compare import Change, Comparison, Rule, compare_results
 from instantrt_bench.micro import read_any_results
 from instantrt_bench.results import ResultError
 from instantrt_bench.tables import aligned
@@ -25,7 +25,8 @@ def run_compare(args: argparse.Namespace) -> int:
     if not args.threshold > 0 or not 0 < args.confidence < 1:
         raise RequestError("--threshold must be above 0, and --confidence between 0 and 1")
     before, after = read_any_results(args.before), read_any_results(args.after)
-    found = compare_results(before, after, threshold=args.threshold, confidence=args.confidence)
+    rule = Rule(args.threshold, args.threshold_apart, args.confidence)
+    found = compare_results(before, after, rule)
     if args.no_verdict:
         found = found.without_verdicts()
     elif found.refusals:
@@ -51,7 +52,7 @@ def _as_json(found: Comparison) -> dict[str, object]:
 
 
 def _as_text(found: Comparison) -> str:
-    header = ("scenario", "system", "A ms", "B ms", "B/A", "interval", "verdict")
+    header = ("scenario", "system", "judged by", "A ms", "B ms", "B/A", "interval", "verdict")
     lines = [aligned([header, *map(_row, found.changes)])] if found.changes else []
     lines += [f"not comparable: {reason}" for reason in found.refusals]
     lines += [f"{change.scenario}: {change.system}: {change.note}" for change in found.changes if change.note]
@@ -66,6 +67,7 @@ def _row(change: Change) -> tuple[str, ...]:
     return (
         change.scenario,
         change.system,
+        change.metric,
         *("" if ms is None else f"{ms:.4g}" for ms in (change.before_ms, change.after_ms)),
         "" if ratio is None else f"{ratio.estimate:.3f}",
         "" if ratio is None else f"[{ratio.low:.3f}, {ratio.high:.3f}]",

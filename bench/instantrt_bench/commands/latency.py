@@ -17,13 +17,21 @@ from instantrt_bench.history import keep
 from instantrt_bench.latency import latency_summary, scenario_result
 from instantrt_bench.machine import usable_cpus
 from instantrt_bench.measure import Fleet, Rules, measure
-from instantrt_bench.results import REFERENCE_COMPILED, REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile
+from instantrt_bench.results import (
+    REFERENCE_COMPILED,
+    REFERENCE_EAGER,
+    RUNTIME_ONNXRUNTIME,
+    ResultError,
+    ResultFile,
+    read_results,
+)
 from instantrt_bench.roofline import Peak, gpu_peak, measured_cpu_peak, stage_costs
 from instantrt_bench.scenario import Requests, load_scenarios
 from instantrt_bench.systems import Opener, SystemSpec, open_system
 from instantrt_bench.tables import scenario_table
 
 MISSED_GOAL = 3
+SAME_TO_APPEND = ("machine", "versions", "threads", "commit", "bundle", "options")
 CPU_SYSTEMS = (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED)
 
 
@@ -42,16 +50,15 @@ def run_latency(args: argparse.Namespace, opener: Opener = open_system) -> int:
     for scenario in scenarios:
         bundle.manifest.sizes.check(scenario.width, scenario.height)
     specs, requests = _specs(args), Requests(_photo(args.photo))
-    results = ResultFile.new("latency", bundle=bundle, threads=_threads(args), options=_options(args, rules))
-    gpu = GpuMonitor.open() if any(spec.name not in CPU_SYSTEMS for spec in specs) else None
-    if gpu is not None:
-        results.machine.update(gpu.facts())
+    gpu = _gpu(specs)
+    results = _results(args, bundle, rules, {} if gpu is None else gpu.facts())
     peak = _peak(args, results.machine.get("gpu"))
     with Fleet(specs, opener) as fleet:
         for scenario in scenarios:
             progress = ProgressLine(scenario.id)
             found = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=progress)
-            results = results.with_scenario(scenario_result(found, stage_costs(bundle, scenario), peak))
+            measured = scenario_result(found, results.scenario(scenario.id), stage_costs(bundle, scenario), peak)
+            results = results.with_scenario(measured)
             results = replace(results, summary=latency_summary(results))
             results.write(args.out)
             if not args.json:
@@ -67,6 +74,27 @@ def run_latency(args: argparse.Namespace, opener: Opener = open_system) -> int:
     else:
         sys.stdout.write("".join(f"goal missed: {goal}\n" for goal in missed) + f"{args.out}\n")
     return MISSED_GOAL if missed else 0
+
+
+def _gpu(specs: Sequence[SystemSpec]) -> GpuMonitor | None:
+    return GpuMonitor.open() if any(spec.name not in CPU_SYSTEMS for spec in specs) else None
+
+
+def _results(args: argparse.Namespace, bundle: Bundle, rules: Rules, gpu: dict[str, Any]) -> ResultFile:
+    """An empty file, or with ``--append`` the one that is there, if these measurements belong into it.
+
+    Raises:
+        ResultError: the file is about other code, another machine, another bundle or other options.
+    """
+    new = ResultFile.new("latency", bundle=bundle, threads=_threads(args), options=_options(args, rules))
+    new.machine.update(gpu)
+    if not args.append or not args.out.exists():
+        return new
+    old = read_results(args.out, "latency")
+    differing = [name for name in SAME_TO_APPEND if getattr(old, name) != getattr(new, name)]
+    if differing:
+        raise ResultError(f"these measurements do not belong into {args.out}", found=f"other {', '.join(differing)}")
+    return old
 
 
 def missed_goals(results: ResultFile, ratio: float | None, overhead_us: float | None) -> list[str]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-from instantrt.cli import bench_compare, bench_fidelity, bench_history, bench_identity, bench_latency, bench_report
+from instantrt.cli import (
+    bench_compare,
+    bench_fidelity,
+    bench_gate,
+    bench_history,
+    bench_identity,
+    bench_latency,
+    bench_report,
+)
 from instantrt.errors import MissingExtraError
 
 HELP = "measure latency, fidelity and identity against the reference, and compare results"
@@ -14,6 +22,7 @@ COMMANDS = {
     "fidelity": bench_fidelity,
     "identity": bench_identity,
     "compare": bench_compare,
+    "gate": bench_gate,
     "history": bench_history,
     "report": bench_report,
 }

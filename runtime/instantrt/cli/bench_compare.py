@@ -15,6 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold", type=float, default=0.05, help="smallest slowdown that counts, as a share (default: %(default)s)"
     )
+    parser.add_argument(
+        "--threshold-apart",
+        type=float,
+        default=0.25,
+        help="the same for files whose sessions do not alternate in time (default: %(default)s)",
+    )
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: %(default)s)")
     parser.add_argument(
         "--no-verdict",
