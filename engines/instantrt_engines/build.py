@@ -15,7 +15,7 @@ from instantrt.errors import BundleError, RequestError
 from instantrt.plan import PlanError, PlanIdentity, PlanRecord, onnx_digests, open_plan, plan_path, write_record
 from instantrt_engines.builder import Job, build_plan
 from instantrt_engines.checks import attention_memory, check_attention, check_precision
-from instantrt_engines.flavours import FLAVOURS, Flavour
+from instantrt_engines.flavours import FLAVOURS, Flavour, knows_attention
 from instantrt_engines.graph import ShapedGraph, load_graph
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
@@ -91,7 +91,7 @@ def build_plans(
             precision=bundle.precision,
             profiles=profiles[contract.name],
             compute=compute,
-            options=request.options.identity,
+            options=flavour.identity(request.options),
         )
         yield Building(bundle, request, flavour, api, contract, identity, progress, log_file).ensure()
 
@@ -152,7 +152,13 @@ class Building:
         if not self.request.allow_slow:
             check_precision(self.contract.name, largest[0], self.bundle.precision)
         static = static_symbols(self.wanted.profiles)
-        prepared = prepare(model, self.contract, static, fold=not self.request.options.strip_weights)
+        prepared = prepare(
+            model,
+            self.contract,
+            static,
+            fold=not self.request.options.strip_weights,
+            attention_operator=knows_attention(self.api),
+        )
         job = Job(self.flavour, self.contract, prepared, onnx_path, self.wanted.profiles, self.request.options)
         partial = plan.with_suffix(".plan.partial")
         log = BuildLog(self.log_file)

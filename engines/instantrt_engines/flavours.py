@@ -13,6 +13,7 @@ not know which flavour it builds with.
 | device_memory_size     | exists, not used       | removed, use _v2 | only _v2                         |
 | capture in a graph     | always                 | always           | with REQUIRE_USER_ALLOCATION     |
 | plan to a stream       | since 10.13            | yes              | yes                              |
+| ONNX Attention         | if it has IAttention   | yes              | yes, with two exceptions         |
 | timing cache           | yes                    | yes              | no: it would need a GPU          |
 | hardware_compatibility | yes                    | yes              | no                               |
 | version_compatible     | yes                    | yes              | no: libnvinfer_lean is missing   |
@@ -31,6 +32,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from instantrt.errors import InstantRTError, MissingExtraError
+from instantrt.plan import Option
 from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.tensorrt_api import TensorRT
 
@@ -42,6 +44,9 @@ OPTION_FLAGS = {
     "strip_weights": ("STRIP_PLAN", "REFIT_IDENTICAL"),  # plain REFIT may drop a bias (TensorRT 11.3 release notes)
     "weight_streaming": ("WEIGHT_STREAMING",),
     "version_compatible": ("VERSION_COMPATIBLE",),
+}
+OPTION_EXCLUDES = {
+    "weight_streaming": ("REQUIRE_USER_ALLOCATION",),  # streaming allocates while executing: no capture, then
 }
 CU_MAJOR, CU_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
@@ -64,7 +69,7 @@ class Flavour:
         options: names of the options of :class:`BuildOptions` that it has.
         default_compute: what plans run on unless asked otherwise; None: the GPU that they are built on.
         capabilities: compute capabilities that ``compute`` may name, with TensorRT's names for them.
-        always: builder flags that every plan gets.
+        always: builder flags that every plan gets, unless an option of :data:`OPTION_EXCLUDES` forbids them.
     """
 
     target: str
@@ -124,13 +129,20 @@ class Flavour:
             return ("8.0+",)
         return self.default_compute or (gpu_compute_capability(self.product),)
 
+    def flags(self, options: BuildOptions) -> tuple[str, ...]:
+        """The builder flags of a plan with these options."""
+        excluded = {flag for name in options.asked for flag in OPTION_EXCLUDES.get(name, ())}
+        asked = [flag for name in options.asked for flag in OPTION_FLAGS.get(name, ())]
+        return (*(flag for flag in self.always if flag not in excluded), *asked)
+
+    def identity(self, options: BuildOptions) -> dict[str, Option]:
+        """What of the options belongs to a plan's identity: their names as users know them, and the builder's flags."""
+        return {**options.identity, "flags": " ".join(sorted(self.flags(options)))}
+
     def configure(self, api: TensorRT, config: trt.IBuilderConfig, options: BuildOptions) -> None:
         """Put the options into a builder's configuration."""
-        for flag in self.always:
+        for flag in self.flags(options):
             config.set_flag(getattr(api.BuilderFlag, flag))
-        for name in options.asked:
-            for flag in OPTION_FLAGS.get(name, ()):
-                config.set_flag(getattr(api.BuilderFlag, flag))
         if options.optimization_level is not None:
             config.builder_optimization_level = options.optimization_level
         if options.aux_streams is not None:
@@ -155,6 +167,11 @@ HARDWARE_LEVELS = {"ampere_plus": "AMPERE_PLUS", "same_compute_capability": "SAM
 def network_flags(api: TensorRT) -> int:
     """Flags for ``create_network``: strongly typed, so that one ONNX file means the same on every version."""
     return 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def knows_attention(api: TensorRT) -> bool:
+    """Whether its parser takes ONNX's ``Attention``: it does since it has a layer for it (see spell_out.py)."""
+    return hasattr(api.module, "IAttention")
 
 
 def gpu_compute_capability(product: str) -> str:

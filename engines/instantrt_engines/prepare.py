@@ -8,14 +8,18 @@ import onnx
 from onnx import TensorProto
 
 from instantrt.contracts import NetworkContract
-from instantrt_engines.attention import spell_out_summed_attention
 from instantrt_engines.fold import fold_shapes
 from instantrt_engines.graph import with_fixed_axes
-from instantrt_engines.spell_out import spell_out_fp32_attention
+from instantrt_engines.spell_out import spell_out_attention
 
 
 def prepare(
-    model: onnx.ModelProto, contract: NetworkContract, symbols: Mapping[str, int], *, fold: bool = True
+    model: onnx.ModelProto,
+    contract: NetworkContract,
+    symbols: Mapping[str, int],
+    *,
+    fold: bool = True,
+    attention_operator: bool = True,
 ) -> onnx.ModelProto:
     """A copy of ``model`` for the builder; computes the same.
 
@@ -25,16 +29,13 @@ def prepare(
         symbols: contract symbols that have one value in all profiles; their axes become numbers.
         fold: evaluate shape arithmetic. Not for plans without weights: they are refitted from the original graph,
             which lacks the constants that folding makes.
+        attention_operator: whether the builder knows ``Attention``.
     """
     prepared = with_fixed_axes(model, contract, symbols)
     cast_pixels_first(prepared.graph)
-    spell_out_fp32_attention(prepared)
-    if not fold:
-        prepared = onnx.shape_inference.infer_shapes(prepared, data_prop=True)
-        spell_out_summed_attention(prepared.graph)
-        return prepared
-    prepared = fold_shapes(prepared)
-    spell_out_summed_attention(prepared.graph)
+    if fold:
+        prepared = fold_shapes(prepared)
+    spell_out_attention(prepared, everywhere=not attention_operator)
     return prepared
 
 

@@ -1,4 +1,4 @@
-"""An fp32 Attention spelled out computes what ONNX Runtime's Attention computes; others stay."""
+"""An Attention spelled out computes what ONNX Runtime's Attention computes; others stay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from instantrt_engines.spell_out import spell_out_fp32_attention
+from instantrt_engines.spell_out import spell_out_attention
 
 RNG = np.random.default_rng()
 
@@ -36,7 +36,7 @@ def test_split_heads(heads: int, attributes: dict[str, Any]) -> None:
     model = attention([["b", "t", heads * 8], ["b", "s", heads * 8], ["b", "s", heads * 8]], attributes)
     arrays = [RNG.standard_normal((2, n, heads * 8)).astype(np.float32) for n in (5, 7, 7)]
     expected = run(model, arrays)
-    spell_out_fp32_attention(model)
+    spell_out_attention(model)
     assert "Attention" not in {node.op_type for node in model.graph.node}
     np.testing.assert_allclose(run(model, arrays), expected, rtol=1e-5, atol=1e-6)
 
@@ -50,7 +50,7 @@ def test_heads_as_an_axis(mask: int | None) -> None:
         model.graph.input[3].type.tensor_type.elem_type = mask
         arrays[3] = (arrays[3] > 0) | np.eye(6, dtype=bool)
     expected = run(model, arrays)
-    spell_out_fp32_attention(model)
+    spell_out_attention(model)
     np.testing.assert_allclose(run(model, arrays), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ def test_fp16_is_left_to_the_fused_kernels() -> None:
     shape = [2, 5, 16]
     model = attention([shape] * 3, {"q_num_heads": 2, "kv_num_heads": 2}, TensorProto.FLOAT16)
     before = model.SerializeToString()
-    spell_out_fp32_attention(model)
+    spell_out_attention(model)
     assert model.SerializeToString() == before
 
 
@@ -66,4 +66,4 @@ def test_fp16_is_left_to_the_fused_kernels() -> None:
 def test_kinds_that_the_export_does_not_write_are_refused(attributes: dict[str, Any]) -> None:
     heads = {"q_num_heads": 2, "kv_num_heads": 2, **attributes}
     with pytest.raises(ValueError, match="attention is an Attention of a kind"):
-        spell_out_fp32_attention(attention([[2, 5, 16]] * 3, heads))
+        spell_out_attention(attention([[2, 5, 16]] * 3, heads))

@@ -1,0 +1,120 @@
+"""Two attentions of one query, which crash TensorRT-RTX 1.7.1, are spelled so that it builds them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+from doubles.graphs import FLOAT, HALF, model, weight
+from instantrt.contracts import NetworkContract, TensorSpec
+from instantrt_engines.builder import Job, build_plan
+from instantrt_engines.flavours import FLAVOURS
+from instantrt_engines.log import BuildLog
+from instantrt_engines.options import BuildOptions
+from instantrt_engines.spell_out import spell_out_attention
+
+ROWS, TOKENS, HEADS, WIDTH = 2, 64, 2, 64
+SHAPES = {
+    "query": [ROWS, TOKENS, WIDTH],
+    "text": [ROWS, 77, WIDTH],
+    "face": [ROWS, 16, WIDTH],
+    "mask": [ROWS, TOKENS, 1],
+}
+
+
+def face_attention(element: int, *, face_first: bool = False, **of_face: float) -> onnx.ModelProto:
+    """attention(q, text) + mask * attention(q, face)."""
+    attend = {"q_num_heads": HEADS, "kv_num_heads": HEADS}
+    pair = ["masked", "from_text"] if face_first else ["from_text", "masked"]
+    nodes = [
+        helper.make_node("Attention", ["query", "text", "text"], ["from_text"], name="to_text", **attend),
+        helper.make_node("Attention", ["query", "face", "face"], ["from_face"], name="to_face", **attend, **of_face),
+        helper.make_node("Mul", ["mask", "from_face"], ["masked"]),
+        helper.make_node("Add", pair, ["joined"]),
+        helper.make_node("MatMul", ["joined", "w"], ["y"]),
+    ]
+    inputs = [(name, element, shape) for name, shape in SHAPES.items()]
+    weights = [weight("w", WIDTH, WIDTH, dtype=np.float16 if element == HALF else np.float32)]
+    return model(nodes, inputs, [("y", element, [ROWS, TOKENS, WIDTH])], weights, opset=23)
+
+
+def spelled(proto: onnx.ModelProto, *, everywhere: bool = False) -> tuple[onnx.ModelProto, list[str]]:
+    """The rewritten model and the keys of the attentions that stayed operators."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    count = spell_out_attention(copy, everywhere=everywhere)
+    onnx.checker.check_model(copy, full_check=True)
+    left = [node.input[1] for node in copy.graph.node if node.op_type == "Attention"]
+    assert count == 2 - len(left)
+    return copy, left
+
+
+def assert_same(found: onnx.ModelProto, expected: onnx.ModelProto, dtype: type, tolerance: float) -> None:
+    rng = np.random.default_rng()
+    inputs = {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+    one, other = (
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[0]
+        for m in (found, expected)
+    )
+    assert np.linalg.norm(one.astype(float) - other) <= tolerance * np.linalg.norm(other.astype(float))
+
+
+@pytest.mark.parametrize("face_first", [False, True])
+def test_the_attention_with_fewer_keys_is_spelled_out_and_computes_the_same(face_first: bool) -> None:
+    proto = face_attention(HALF, face_first=face_first)
+    copy, left = spelled(proto)
+    assert left == ["text"]
+    assert_same(copy, proto, np.float16, 5e-3)
+
+
+def test_another_scale_makes_them_no_twins() -> None:
+    assert spelled(face_attention(HALF, scale=0.1))[1] == ["text", "face"]
+
+
+def test_all_are_spelled_out_for_a_builder_that_does_not_know_the_operator() -> None:
+    proto = face_attention(FLOAT, scale=0.1)
+    copy, left = spelled(proto, everywhere=True)
+    assert left == []
+    assert_same(copy, proto, np.float32, 1e-5)
+
+
+def test_a_masked_attention_is_spelled_out() -> None:
+    proto = face_attention(HALF, scale=0.1)
+    proto.graph.node[1].input.append("causal")
+    proto.graph.input.append(helper.make_tensor_value_info("causal", HALF, [1, 1, TOKENS, 16]))
+    assert spelled(proto)[1] == ["text"]
+
+
+def build(proto: onnx.ModelProto, folder: Path) -> int:
+    contract = NetworkContract("unet", "loop", tuple(TensorSpec(n, "net", tuple(s)) for n, s in SHAPES.items()), ())
+    flavour = FLAVOURS["tensorrt-rtx"]
+    job = Job(flavour, contract, proto, folder / "x.onnx", ({},), BuildOptions())
+    return build_plan(flavour.load(), job, folder / "plan", lambda _phase, _share: None, BuildLog()).file.bytes
+
+
+@pytest.mark.parametrize("of_face", [{}, {"scale": 0.1}])
+def test_the_real_builder_takes_twins_spelled_out_and_attentions_of_different_scale(of_face, tmp_path: Path) -> None:
+    assert build(spelled(face_attention(HALF, **of_face))[0], tmp_path) > 0
+
+
+def test_the_real_builder_still_crashes_on_twins(tmp_path: Path) -> None:
+    """When this fails, TensorRT-RTX has been mended and twins need not be spelled out."""
+    onnx.save(face_attention(HALF), tmp_path / "twins.onnx")
+    code = f"""
+from instantrt_engines.flavours import FLAVOURS, network_flags
+api = FLAVOURS["tensorrt-rtx"].load()
+logger = api.module.Logger(api.module.Logger.ERROR)
+builder = api.Builder(logger)
+network = builder.create_network(network_flags(api))
+assert api.OnnxParser(network, logger).parse_from_file({str(tmp_path / "twins.onnx")!r})
+builder.build_serialized_network(network, builder.create_builder_config())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode < 0, done.stderr
