@@ -104,7 +104,9 @@ def test_options_and_profiles_asked_for_make_a_new_plan(bundle: Path) -> None:
         "weight_streaming": True,
         "optimization_level": 2,
         "aux_streams": 0,
+        "flags": "WEIGHT_STREAMING",
     }
+    assert first[1].record.identity.options == {"flags": "REQUIRE_USER_ALLOCATION"}
     profiles = second[1].record.identity.profiles
     assert [(p["B"], p["W"][1]) for p in profiles] == [((1, 1, 4), 128), ((1, 1, 4), 256)]
     assert first[1].record.identity.profiles != profiles
