@@ -15,6 +15,8 @@ from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, Result
 from instantrt_bench.statistics import median_interval, paired_mean_difference, paired_ratio, summarise
 
 SCENARIO = "e2e/steps=10/samples=1/guidance=5/size=128x128/sampler=euler"
+SLOW_SCENARIO, SLOW = SCENARIO.replace("steps=10", "steps=100"), 14.2  # times as slow: figures of many digits
+LONG_PATH = "/" + "folder_without_a_place_to_break_" * 4
 STAGES = {
     RUNTIME_ONNXRUNTIME: {"decode": 3.0, "face": 20.0, "text": 2.0, "loop": 190.0, "vae": 21.0, "encode": 0.5},
     REFERENCE_EAGER: {"decode and face": 24.0, "prepare": 12.0, "denoise": 520.0, "decode": 33.0, "encode": 0.5},
@@ -26,7 +28,7 @@ def result_file(kind: Any, scenarios: Sequence[ScenarioResult], summary: dict[st
     made = ResultFile(
         kind=kind,
         created="2030-01-02T03:04:05+00:00",
-        command=f"instantrt bench {kind} bundle --checkpoint checkpoint",
+        command=f"instantrt bench {kind} bundle --checkpoint {LONG_PATH}",
         machine={"cpu": "Example CPU", "logical_cpus": 2, "system": "Linux", "python": "3.11"},
         versions={"numpy": "2.4.6", "tensorrt": None},
         threads=2,
@@ -40,19 +42,11 @@ def result_file(kind: Any, scenarios: Sequence[ScenarioResult], summary: dict[st
 
 
 def latency_results(rng: np.random.Generator, *, slowdown: float = 1.0, **changes: Any) -> ResultFile:
-    """Two systems that ran, one that failed."""
-    systems, samples = {}, {}
-    for name, stages in STAGES.items():
-        noise = rng.lognormal(0, 0.04, 20) * slowdown
-        samples[name] = list(sum(stages.values()) * noise)
-        systems[name] = _timed(samples[name], {stage: list(ms * noise) for stage, ms in stages.items()})
-    systems["reference-compiled"] = SystemResult("failed", "RuntimeError: no compiler <was> found & none will be")
-    ratio = paired_ratio(samples[REFERENCE_EAGER], samples[RUNTIME_ONNXRUNTIME]).to_json()
-    flag = "other processes kept the CPU busy"
-    comparison = {"ratios": {RUNTIME_ONNXRUNTIME: ratio}, "flags": [flag]}
-    summary = {"ratio_eager": {RUNTIME_ONNXRUNTIME: {"scenario": SCENARIO, **ratio}}, "flags": [flag]}
-    scenario = ScenarioResult(SCENARIO, {"steps": 10}, systems, comparison)
-    return result_file("latency", [scenario], summary, **changes)
+    """Two scenarios in which two systems ran and one failed."""
+    scenarios = [_latency_scenario(rng, SCENARIO, slowdown), _latency_scenario(rng, SLOW_SCENARIO, SLOW * slowdown)]
+    first = scenarios[0].comparison
+    ratios = {name: {"scenario": SCENARIO, **ratio} for name, ratio in first["ratios"].items()}
+    return result_file("latency", scenarios, {"ratio_eager": ratios, "flags": first["flags"]}, **changes)
 
 
 def fidelity_results(rng: np.random.Generator, path: Path, **changes: Any) -> ResultFile:
@@ -124,6 +118,18 @@ def make_history(rng: np.random.Generator, folder: Path, runs: int = 12) -> None
         keep(result_file("fidelity", [], summary, **facts), folder)
     other = {"cpu": "Another CPU", "logical_cpus": 64}
     keep(latency_results(rng, slowdown=0.3, created="2030-01-20T00:00:00+00:00", machine=other), folder)
+
+
+def _latency_scenario(rng: np.random.Generator, scenario_id: str, slowdown: float) -> ScenarioResult:
+    systems, samples = {}, {}
+    for name, stages in STAGES.items():
+        noise = rng.lognormal(0, 0.04, 20) * slowdown
+        samples[name] = list(sum(stages.values()) * noise)
+        systems[name] = _timed(samples[name], {stage: list(ms * noise) for stage, ms in stages.items()})
+    systems["reference-compiled"] = SystemResult("failed", "RuntimeError: no compiler <was> found & none will be")
+    ratio = paired_ratio(samples[REFERENCE_EAGER], samples[RUNTIME_ONNXRUNTIME]).to_json()
+    comparison = {"ratios": {RUNTIME_ONNXRUNTIME: ratio}, "flags": ["other processes kept the CPU busy"]}
+    return ScenarioResult(scenario_id, {}, systems, comparison)
 
 
 def _timed(latency_ms: list[float], stages_ms: dict[str, list[float]]) -> SystemResult:
