@@ -11,7 +11,7 @@ CHECKPOINT = $(OUT)/nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
 SOURCES = $(shell find runtime engines export -name '*.py' -o -name '*.onnx')
 
-.PHONY: demo test check test-slow bench-cpu bundle clean
+.PHONY: demo test check test-slow cuda-loop bench-cpu bundle clean
 
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
@@ -27,8 +27,12 @@ check: $(INSTALLED) $(TYPINGS)
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
 
+cuda-loop: $(BUNDLE)/bundle.json
+	PYTHONPATH=tests $(RUN) -m doubles.cuda_loop $(BUNDLE) $(CHECKPOINT) --out $(OUT)/cuda
+
 bench-cpu: $(BUNDLE)/bundle.json
-	$(RUN) -m instantrt_bench.cpu $(BUNDLE) $(CHECKPOINT) --out $(OUT)/bench-cpu
+	$(VENV)/bin/instantrt bench latency $(BUNDLE) --checkpoint $(CHECKPOINT) --scenarios nano-gate \
+		--require-ratio 3 --require-overhead-us 100 --out $(OUT)/bench-cpu/bench-cpu.json
 
 bundle: $(BUNDLE)/bundle.json
 

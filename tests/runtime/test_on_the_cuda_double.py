@@ -5,13 +5,15 @@ On a machine with a GPU the same functions run there when pytest is started as u
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from doubles.cuda_double import Outcome, run_on_the_double
+from doubles.cuda_double import Outcome, environment, run_on_the_double
 
 TESTS = Path(__file__).parents[1]
 
@@ -43,21 +45,50 @@ def test_cuda_tests_pass_below_the_stand_in(cuda_double_library: Path, tmp_path:
 
 @needs_linux
 @needs_compiler
-def test_tensorrt_tests_pass_below_the_stand_in(
-    cuda_double_library: Path, planned_bundle: Path, tmp_path: Path
-) -> None:
+def test_tensorrt_tests_pass_below_the_stand_in(cuda_double_library: Path, nano_plans: Path, tmp_path: Path) -> None:
     files = [TESTS / name for name in FILES_WITH_PLANS]
-    assert_all_passed(run_on_the_double(files, cuda_double_library, tmp_path, planned_bundle))
+    assert_all_passed(run_on_the_double(files, cuda_double_library, tmp_path, nano_plans))
+
+
+@needs_linux
+@needs_compiler
+def test_a_step_counted_in_the_log_is_one_launch(cuda_double_library: Path, nano_plans: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "doubles.cuda_loop",
+        nano_plans,
+        "unused",
+        "--out",
+        "unused",
+        "--below-the-stand-in",
+    ]
+    run = environment(cuda_double_library) | {"PYTHONPATH": str(TESTS)}
+    done = subprocess.run(command, env=run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    expected = {
+        "graph_launches_per_step": 1,
+        "engine_calls_per_step": 2,
+        "device_copies_per_step": 3,
+        "copies_between_engines": 0,
+        "synchronisations_in_loop": 0,
+        "host_copies_in_loop": 0,
+        "allocations_in_loop": 0,
+    }
+    assert {name: report[name] for name in expected} == expected
+    assert report["max_relative_error"] <= 1e-6
+    assert report["host_us_per_step"] > 0
 
 
 @pytest.mark.slow
 @needs_linux
 @needs_compiler
 def test_slow_tensorrt_tests_pass_below_the_stand_in(
-    cuda_double_library: Path, planned_bundle: Path, tmp_path: Path
+    cuda_double_library: Path, nano_plans: Path, tmp_path: Path
 ) -> None:
     files = [TESTS / name for name in FILES_WITH_PLANS]
-    outcome = run_on_the_double(files, cuda_double_library, tmp_path, planned_bundle, options=("-m", "slow"))
+    outcome = run_on_the_double(files, cuda_double_library, tmp_path, nano_plans, options=("-m", "slow"))
     assert_all_passed(outcome)
 
 
