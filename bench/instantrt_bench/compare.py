@@ -185,10 +185,10 @@ def _timed(before: ScenarioResult, after: ScenarioResult, name: str, rule: Rule)
     metric = CPU_TIME if busy and all(s.get(CPU_TIME) for s in samples) else LATENCY
     a, b = (sessions_of(s, metric) for s in samples)
     ratio = session_ratio(b, a, confidence=rule.confidence)
-    medians = [summarise(s[metric])["p50"] for s in samples]
+    before_ms, after_ms = (summarise(s[metric])["p50"] for s in samples)
     alternating = in_turn(before, after)
     note = "" if alternating else f"not measured in turn: only changes of {rule.threshold_apart:.0%} count"
-    return Change(before.id, name, rule.judge(ratio, alternating), metric, ratio, *medians, note)
+    return Change(before.id, name, rule.judge(ratio, alternating), metric, ratio, before_ms, after_ms, note)
 
 
 def sessions_of(samples: Mapping[str, Any], metric: str) -> list[list[float]]:

@@ -118,7 +118,7 @@ class ResultFile:
             machine=machine,
             versions=versions,
             threads=threads,
-            commit=commit_facts(Path.cwd()),
+            commit=commit_facts(Path(__file__).parent),
             bundle={} if bundle is None else bundle_facts(bundle),
             options=dict(options),
         )
