@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ["instantrt", "instantrt_engines", "instantrt_export", "instantrt_bench"]
 FOLDERS = dict(zip(ORDER, ["runtime", "engines", "export", "bench"], strict=True))
 RUNTIME_DEPENDENCIES = {"numpy", "PIL", "cv2", "tokenizers"}
-VENDOR = {"onnxruntime", "cuda", "tensorrt", "tensorrt_rtx_bindings"}
+VENDOR = {"onnxruntime", "cuda", "tensorrt", "tensorrt_rtx_bindings", "nvtx"}
 
 
 def imports_of(path: Path) -> set[str]:
