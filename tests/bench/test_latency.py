@@ -1,50 +1,89 @@
-"""Who runs when, and what is made of the times."""
+"""Who runs when, and what is made of the times: systems that sleep instead of computing, in processes of their own."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from io import BytesIO
-from types import SimpleNamespace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from instantrt import GenerateRequest
-from instantrt_bench import latency
-from instantrt_bench.latency import Race, Run, Runs, race, stage_table, varied
+from doubles.bench_systems import open_sleeping
+from instantrt_bench.latency import scenario_result
 from instantrt_bench.machine import CpuTimes
+from instantrt_bench.measure import Fleet, Measurement, Rules, measure
 from instantrt_bench.portrait import portrait_jpeg
+from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
+from instantrt_bench.scenario import Requests, Scenario
+from instantrt_bench.systems import SystemSpec
+
+SYSTEMS = (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER)
+SCENARIO = Scenario(steps=4, width=64, height=64)
+FEW = Rules(warm_up=1, min_samples=6, max_samples=6)
 
 
-def runs_of(latencies_ms: list[float], overheads_us: list[float]) -> Runs:
-    pairs = zip(latencies_ms, overheads_us, strict=True)
-    return Runs(tuple(Run(ms, {"loop": ms / 2, "vae": ms / 4}, us) for ms, us in pairs))
+def measured(plan: Mapping[str, Mapping[str, Any]], rules: Rules = FEW) -> Measurement:
+    specs = [SystemSpec(name, Path(), json.dumps(plan), None) for name in SYSTEMS]
+    with Fleet(specs, open_sleeping) as fleet:
+        return measure(fleet, SCENARIO, Requests(), rules)
 
 
-def test_medians_and_ratio() -> None:
-    ours, theirs = runs_of([10, 30, 11], [5, 7, 90]), runs_of([50, 44, 40], [100, 200, 300])
-    assert (ours.latency_ms, ours.overhead_us_per_step) == (11, 7)
-    assert ours.stages_ms == {"loop": 5.5, "vae": 2.75}
-    assert Race(ours, theirs, None, None).ratio == 4.0
-    assert ours.to_json()["latency_ms_samples"] == [10, 30, 11]
+def test_the_ratio_is_that_of_the_systems_times() -> None:
+    result = scenario_result(measured({RUNTIME_ONNXRUNTIME: {"ms": 5}, REFERENCE_EAGER: {"ms": 20}}))
+    ratio = result.comparison["ratios"][RUNTIME_ONNXRUNTIME]
+    assert 2.5 < ratio["estimate"] < 4.5
+    assert len(result.systems[RUNTIME_ONNXRUNTIME].samples["latency_ms"]) == 6
+    assert [result.systems[name].status for name in SYSTEMS] == ["ok", "ok"]
 
 
-def test_the_table_shows_both_sides_in_aligned_columns() -> None:
-    lines = stage_table(Race(runs_of([10], [5]), runs_of([40], [100]), None, 0.1)).splitlines()
-    assert lines[1].split() == ["end", "to", "end", "10.0", "ms", "40.0", "ms", "4.00x"]
-    assert lines[2].split()[-1] == "20.00x"
-    assert {len(line) for line in lines} == {len(lines[0])}
-    assert sum("runtime: " in line for line in lines) == sum("reference: " in line for line in lines) == 2
+def test_systems_take_turns_and_no_photo_or_prompt_comes_twice_to_one(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    measured({name: {"log": str(log)} for name in SYSTEMS})
+    lines = [line.split(" ", 2) for line in log.read_text(encoding="utf-8").splitlines()]
+    asked = {name: [tuple(rest) for system, *rest in lines if system == name] for name in SYSTEMS}
+    assert asked[RUNTIME_ONNXRUNTIME] == asked[REFERENCE_EAGER]
+    assert len(set(asked[REFERENCE_EAGER])) == len(asked[REFERENCE_EAGER]) == 7
+    pairs = [{lines[i][0], lines[i + 1][0]} for i in range(0, len(lines), 2)]
+    assert all(pair == set(SYSTEMS) for pair in pairs)
 
 
-def test_a_busy_machine_is_said() -> None:
-    ours, theirs = runs_of([10], [5]), runs_of([40], [100])
-    assert [Race(ours, theirs, None, cpus).quiet for cpus in (None, 0.0, 0.1, 0.5)] == [True, True, True, False]
-    assert "0.5 CPUs busy" in stage_table(Race(ours, theirs, None, 0.5))
-    assert "busy" not in stage_table(Race(ours, theirs, None, 0.1))
+@pytest.mark.parametrize("failure", ["raise_at", "die_at", "wrong_at", "flat_at"])
+def test_a_system_that_fails_is_reported_and_the_other_goes_on(failure: str) -> None:
+    found = measured({RUNTIME_ONNXRUNTIME: {failure: 4}})
+    assert found.tracks[RUNTIME_ONNXRUNTIME].status == "failed"
+    assert found.tracks[RUNTIME_ONNXRUNTIME].error
+    assert found.tracks[REFERENCE_EAGER].status == "ok"
+    assert len(found.tracks[REFERENCE_EAGER].latencies_ms) == 6
+
+
+def test_a_system_that_cannot_be_loaded_is_reported_with_its_error() -> None:
+    found = measured({RUNTIME_ONNXRUNTIME: {"load_error": "planted"}})
+    assert "planted" in str(found.tracks[RUNTIME_ONNXRUNTIME].error)
+    assert found.tracks[REFERENCE_EAGER].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("samples", "seconds", "reason"),
+    [
+        ([[10.0] * 40], 0, "ceiling"),
+        ([[10.0] * 20], 0, "noise"),
+        ([[10.0] * 19], 0, None),
+        ([[10.0, 20.0] * 10], 0, None),
+        ([[10.0, 20.0] * 3], 700, "time"),
+        ([[10.0, 20.0]], 700, None),
+    ],
+)
+def test_it_stops_on_noise_between_a_floor_and_a_ceiling(
+    samples: list[list[float]], seconds: float, reason: str | None
+) -> None:
+    assert Rules().reason_to_stop(samples, seconds) == reason
 
 
 @pytest.mark.skipif(CpuTimes.now() is None, reason="the system has no /proc/stat")
@@ -60,47 +99,6 @@ def test_only_other_processes_count_as_foreign() -> None:
         foreign_cpus = start.foreign_cpus_since()
         other.kill()
     assert foreign_cpus > 0.4  # the process had to share its CPU with this one at worst
-    own = CpuTimes(
-        wall_s=time.perf_counter() - 2, machine_s=CpuTimes.now().machine_s - 3, own_s=time.process_time() - 2
-    )
-    assert own.foreign_cpus_since() == pytest.approx(0.5, abs=0.1)
-
-
-@pytest.mark.parametrize("runs", [1, 2, 5])
-def test_runs_alternate_and_no_photo_or_prompt_comes_twice(monkeypatch: pytest.MonkeyPatch, runs: int) -> None:
-    order: list[str] = []
-    asked: list[GenerateRequest] = []
-    timings = SimpleNamespace(stages_ms={"loop": 1.0}, overhead_us_per_step=2.0)
-    generated = SimpleNamespace(timings_ms={"denoise": 1.0}, overhead_us_per_step=9.0)
-
-    def request(variant: int) -> GenerateRequest:
-        return GenerateRequest(face=portrait_jpeg(variant), prompt=varied("a person", variant), seed=3)
-
-    def run(request: GenerateRequest) -> SimpleNamespace:
-        order.append("runtime")
-        asked.append(request)
-        return SimpleNamespace(timings=timings)
-
-    def prepare(request: GenerateRequest) -> str:
-        order.append("reference")
-        asked.append(request)
-        return "prepared"
-
-    def compared(runtime: object, reference: object, request: GenerateRequest) -> str:
-        asked.append(request)
-        return "comparison"
-
-    monkeypatch.setattr(latency, "compare", compared)
-    monkeypatch.setattr(latency, "reference_inputs", lambda prepared: prepared)
-    runtime = SimpleNamespace(run=run, prepare=prepare)
-    result = race(runtime, SimpleNamespace(generate=lambda inputs: generated), request, runs)
-    pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
-    assert pairs == ([["runtime", "reference"], ["reference", "runtime"]] * runs)[:runs]
-    assert len({r.prompt for r in asked}) == len({r.face for r in asked}) == 2 * runs + 1
-    assert asked[0].prompt == "a person"
-    assert len(result.runtime.runs) == len(result.reference.runs) == runs
-    assert list(result.reference.stages_ms) == ["decode and face", "denoise"]
-    assert result.comparison == "comparison"
 
 
 def test_portrait_variants_differ_only_in_a_corner() -> None:
