@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,8 @@ import skimage.data
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from instantrt.contracts import ModelDims, Residual, network_contracts
+from doubles.small import DIMS
+from instantrt.contracts import ModelDims, network_contracts
 from instantrt.errors import CheckpointError
 from instantrt.prelude.alignment import TEMPLATES, aligned_crop
 from instantrt_export.faces import convert
@@ -44,24 +46,8 @@ def _run(model: onnx.ModelProto | Path, **inputs: np.ndarray) -> dict[str, np.nd
 
 
 def _dims(**changes: object) -> ModelDims:
-    dims = {
-        "text_width": 768,
-        "text_width_2": 1280,
-        "pooled_width": 1280,
-        "token_width": 2048,
-        "face_tokens": 16,
-        "face_embedding_width": 512,
-        "face_px": 112,
-        "detector": "scrfd",
-        "detector_px": 640,
-        "encoder": "arcface",
-        "time_embedding_width": 1280,
-        "control_channels": 320,
-        "residuals": (Residual(320, 8),),
-        "mid_residual": Residual(1280, 32),
-        "adapter_scales": (16, 32),
-    }
-    return ModelDims(**(dims | changes))
+    antelopev2 = {"face_embedding_width": 512, "face_px": 112, "detector": "scrfd", "detector_px": 640}
+    return replace(DIMS, **(antelopev2 | {"encoder": "arcface"} | changes))
 
 
 def _assert_fits(model: onnx.ModelProto, network: str, dims: ModelDims) -> None:
