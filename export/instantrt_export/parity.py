@@ -126,15 +126,27 @@ def _random_input(
     spec: TensorSpec, symbols: Mapping[str, int], precision: Precision, rng: np.random.Generator, vocabulary: int
 ) -> Array:
     shape, dtype = spec.resolve(symbols), spec.numpy_dtype(precision)
+    if spec.name == "input_ids":
+        return _random_texts(shape, vocabulary, rng).astype(dtype)
     if np.issubdtype(dtype, np.integer):
-        highest = {"step": STEP_ROWS, "input_ids": vocabulary}.get(spec.name, 256)
-        return rng.integers(0, highest, shape, dtype=dtype)
+        return rng.integers(0, {"step": STEP_ROWS}.get(spec.name, 256), shape, dtype=dtype)
     if spec.name.partition("_mask_")[1]:
         return rng.random(shape, dtype=np.float32).astype(dtype)
     ranges = {"step_table": (0.5, 1.5), "timesteps": (0, 999), "time_ids": (0, 1024)}
     if spec.name in ranges:
         return rng.uniform(*ranges[spec.name], shape).astype(dtype)
     return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+
+
+def _random_texts(shape: tuple[int, ...], vocabulary: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Token ids [R, 77] that end somewhere after the first token, as texts do.
+
+    CLIP's pooled output is that of the end token, its last id. Without one it would be that of the first token, which
+    attends to nothing but itself, so that errors in the last layer's attention would not show.
+    """
+    ids = rng.integers(0, vocabulary - 1, shape)
+    ids[np.arange(shape[0]), rng.integers(1, shape[1], shape[0])] = vocabulary - 1
+    return ids
 
 
 def torch_outputs(module: nn.Module, contract: NetworkContract, inputs: Mapping[str, Array]) -> dict[str, Array]:

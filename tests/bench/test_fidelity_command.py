@@ -110,7 +110,7 @@ def test_an_exact_bundle_passes_with_all_its_figures(
     assert (summary["worst_lpips"] is None) == (summary["lpips_missing"] is not None)
 
 
-@pytest.mark.parametrize("network", ["unet", "identitynet"])
+@pytest.mark.parametrize("network", ["unet", "identitynet", "text_encoder_2"])
 def test_one_attention_scale_off_by_two_percent_is_found(
     nano_bundle: Path, nano_checkpoint: Path, manifest: Path, tmp_path: Path, network: str
 ) -> None:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--draws", type=parse_positive, default=3, help="random inputs of each network (default: %(default)s)"
     )
     limits = parser.add_argument_group(
-        "limits; the defaults depend on the bundle's precision, see docs/benchmarking.md"
+        "limits; the defaults depend on the precision, see docs/fidelity-and-identity.md"
     )
     limits.add_argument("--max-latents-error", type=float, metavar="X", help="relative, at any step")
     limits.add_argument("--min-psnr", type=float, metavar="DB", help="of any picture")
