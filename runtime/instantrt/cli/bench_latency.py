@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of each system; default: all that may be used")
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("out/bench/latency.json"))
     parser.add_argument("--append", action="store_true", help="add another session to FILE instead of replacing it")
-    stopping = parser.add_argument_group("when to stop (default: see docs/benchmarking.md)")
+    stopping = parser.add_argument_group("when to stop")
     stopping.add_argument("--min-samples", type=int, default=20, help="timed runs of each system at least")
     stopping.add_argument("--max-samples", type=int, default=40, help="and at most")
     stopping.add_argument(
