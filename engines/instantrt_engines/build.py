@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+import onnx
+
 from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract
 from instantrt.errors import BundleError, RequestError
 from instantrt.plan import PlanError, PlanIdentity, PlanRecord, onnx_digests, open_plan, plan_path, write_record
-from instantrt_engines.builder import Job, build_plan
+from instantrt_engines.builder import Job, Measured, NoAttentionKernelError, build_plan
 from instantrt_engines.checks import attention_memory, check_attention, check_precision
 from instantrt_engines.flavours import FLAVOURS, Flavour, knows_attention
 from instantrt_engines.graph import ShapedGraph, load_graph
@@ -151,19 +153,9 @@ class Building:
         largest = [ShapedGraph.at(model, self.contract, corner(p, 2)) for p in self.wanted.profiles]
         if not self.request.allow_slow:
             check_precision(self.contract.name, largest[0], self.bundle.precision)
-        static = static_symbols(self.wanted.profiles)
-        prepared = prepare(
-            model,
-            self.contract,
-            static,
-            fold=not self.request.options.strip_weights,
-            attention_operator=knows_attention(self.api),
-        )
-        job = Job(self.flavour, self.contract, prepared, onnx_path, self.wanted.profiles, self.request.options)
         partial = plan.with_suffix(".plan.partial")
-        log = BuildLog(self.log_file)
         try:
-            measured = build_plan(self.api, job, partial, self._report, log)
+            measured = self._compile(model, onnx_path, partial)
             if not self.request.allow_slow:
                 for graph, activation in zip(largest, measured.activation_bytes, strict=False):
                     check_attention(self.contract.name, attention_memory(graph), activation)
@@ -180,6 +172,27 @@ class Building:
         )
         write_record(self.bundle.folder, record)
         return record
+
+    def _compile(self, model: onnx.ModelProto, onnx_path: Path, out: Path) -> Measured:
+        """With attentions as operators, which TensorRT fuses or refuses; if it refuses, with all spelled out."""
+        if knows_attention(self.api):
+            try:
+                return self._attempt(model, onnx_path, out, attention_operator=True)
+            except NoAttentionKernelError:
+                self._report("attention again, spelled out", 0.0)
+        return self._attempt(model, onnx_path, out, attention_operator=False)
+
+    def _attempt(self, model: onnx.ModelProto, onnx_path: Path, out: Path, *, attention_operator: bool) -> Measured:
+        profiles, options = self.wanted.profiles, self.request.options
+        prepared = prepare(
+            model,
+            self.contract,
+            static_symbols(profiles),
+            fold=not options.strip_weights,
+            attention_operator=attention_operator,
+        )
+        job = Job(self.flavour, self.contract, prepared, onnx_path, profiles, options)
+        return build_plan(self.api, job, out, self._report, BuildLog(self.log_file))
 
     def _report(self, phase: str, share: float) -> None:
         self.progress(self.contract.name, phase, share)

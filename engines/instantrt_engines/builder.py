@@ -27,12 +27,17 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 QUOTED_ERRORS = 3
+NO_ATTENTION_KERNEL = "Attention operation was not supported by a dedicated kernel"
 
 
 class BuildError(InstantRTError):
     """TensorRT refused a network, or its plan could not be written."""
 
     code = "build"
+
+
+class NoAttentionKernelError(BuildError):
+    """TensorRT has no fused kernel for an attention, and will not take it apart."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,8 @@ def _build_to_file(
             hint="make room there and build again; finished plans are kept",
         ) from sink.error
     if not done or sink.written == 0:
-        raise BuildError(
+        refused = any(NO_ATTENTION_KERNEL in error for error in log.errors)
+        raise (NoAttentionKernelError if refused else BuildError)(
             f"{job.flavour.product} could not build {job.contract.name}",
             found="; ".join(log.errors[:QUOTED_ERRORS]) or "no reason given",
             hint=f"read TensorRT's full log, which --log FILE keeps; profiles: {_describe_all(job.profiles)}; "

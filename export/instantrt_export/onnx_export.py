@@ -45,7 +45,7 @@ def onnx_from_module(
     """
     example = tuple(_zeros(spec, shapes.example(), precision) for spec in contract.inputs)
     bound = inspect.signature(module.forward).bind(*shapes.dynamic_shapes(contract))
-    with _quiet(), torch.no_grad():
+    with quiet_export(), torch.no_grad():
         program = torch.onnx.export(
             module,
             example,
@@ -142,7 +142,8 @@ def _zeros(spec: TensorSpec, symbols: dict[str, int], precision: Precision) -> t
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_export() -> Iterator[None]:
+    """Without what torch's exporter says about every model."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

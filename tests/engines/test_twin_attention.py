@@ -10,11 +10,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
-from doubles.graphs import FLOAT, HALF, model, weight
+from doubles.graphs import FLOAT, HALF, model, weight, write_bundle
+from doubles.small import DIMS
+from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract, TensorSpec
-from instantrt_engines.builder import Job, build_plan
+from instantrt_engines.build import BuildRequest, build_plans
+from instantrt_engines.builder import Job, NoAttentionKernelError, build_plan
 from instantrt_engines.flavours import FLAVOURS
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
@@ -118,3 +121,35 @@ builder.build_serialized_network(network, builder.create_builder_config())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode < 0, done.stderr
+
+
+def test_a_refused_attention_is_built_again_spelled_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of one attention; the builder's refusal is played, its second build is real."""
+    width, tokens = DIMS.token_width, DIMS.face_tokens
+    attend = {"q_num_heads": 2, "kv_num_heads": 2}
+    nodes = [
+        helper.make_node("Cast", ["embedding"], ["half"], to=HALF),
+        helper.make_node("MatMul", ["half", "w"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "shape"], ["rows"]),
+        helper.make_node("Attention", ["rows", "rows", "rows"], ["tokens"], name="self", **attend),
+    ]
+    weights = [
+        weight("w", DIMS.face_embedding_width, tokens * width),
+        numpy_helper.from_array(np.array([-1, tokens, width]), "shape"),
+    ]
+    inputs = [("embedding", FLOAT, ["R", DIMS.face_embedding_width])]
+    proto = model(nodes, inputs, [("tokens", HALF, ["R", tokens, width])], weights, opset=23)
+    folder = write_bundle(tmp_path / "bundle", {"image_projection": proto})
+    operators = []
+
+    def refuse_operators(api, job, out, progress, log):
+        kinds = {node.op_type for node in job.model.graph.node}
+        operators.append("Attention" in kinds)
+        if operators[-1]:
+            raise NoAttentionKernelError("no kernel")
+        return build_plan(api, job, out, progress, log)
+
+    monkeypatch.setattr("instantrt_engines.build.build_plan", refuse_operators)
+    (result,) = build_plans(Bundle.open(folder), BuildRequest("tensorrt-rtx"))
+    assert operators == [True, False]
+    assert result.record.file.bytes > 0

@@ -24,6 +24,8 @@ def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
     embeddings = {n for n, m in module.named_modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in module.named_parameters():
+            if parameter.is_meta:  # left out on purpose
+                continue
             layer, _, kind = name.rpartition(".")
             noise = seeded_normal(parameter.shape, f"{label}.{name}", seed)
             if kind == "bias" or layer in norms:
