@@ -11,7 +11,7 @@ CHECKPOINT = $(OUT)/nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
 SOURCES = $(shell find runtime engines export -name '*.py' -o -name '*.onnx')
 
-.PHONY: demo test check test-slow cuda-loop bench-cpu bundle clean
+.PHONY: demo test check test-slow full-size full-size-numbers cuda-loop bench bench-full bench-cpu bench-micro bundle clean
 
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
@@ -27,8 +27,26 @@ check: $(INSTALLED) $(TYPINGS)
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
 
+# SDXL's dimensions, random weights: export and plans of all networks. About 25 minutes, 19 GB of memory, 25 GB of disk.
+full-size: $(INSTALLED)
+	$(RUN) -m instantrt_export.full_size --out $(OUT)/full-size
+
+full-size-numbers: $(INSTALLED)
+	$(RUN) -m instantrt_export.full_size.numbers --out $(OUT)/full-size-numbers
+
 cuda-loop: $(BUNDLE)/bundle.json
 	PYTHONPATH=tests $(RUN) -m doubles.cuda_loop $(BUNDLE) $(CHECKPOINT) --out $(OUT)/cuda
+
+bench: $(BUNDLE)/bundle.json
+	$(RUN) -m instantrt_bench.suite $(BUNDLE) $(CHECKPOINT) --out $(OUT)/bench
+
+bench-full: $(BUNDLE)/bundle.json
+	$(RUN) -m instantrt_bench.suite $(BUNDLE) $(CHECKPOINT) --out $(OUT)/bench --compiled
+
+# Read by `instantrt bench compare` and `bench report`, like all other results.
+bench-micro: $(INSTALLED)
+	mkdir -p $(OUT)/bench
+	$(RUN) -m pytest bench/micro --benchmark-json=$(OUT)/bench/micro.json
 
 bench-cpu: $(BUNDLE)/bundle.json
 	$(VENV)/bin/instantrt bench latency $(BUNDLE) --checkpoint $(CHECKPOINT) --scenarios nano-gate \

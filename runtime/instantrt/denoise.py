@@ -259,18 +259,19 @@ class LoopRun:
         Raises:
             CancelledError: the caller cancelled before all calls were done.
         """
-        total = len(self._marks) - 1
+        total, blocked_since = len(self._marks) - 1, 0
         while True:
             self._tell(total)
             if self._done == total:
-                return
+                break
             if self._cancelled is not None and self._cancelled():
                 raise CancelledError("the request was cancelled", found=f"{self._done} of {total} calls done")
             if self._done >= until:
-                return
-            start = perf_counter_ns()
+                break
+            blocked_since = blocked_since or perf_counter_ns()
             sleep(POLL_S)
-            self.waited_ns += perf_counter_ns() - start
+        if blocked_since:
+            self.waited_ns += perf_counter_ns() - blocked_since
 
     def finish(self) -> LoopTimes:
         """Follow all calls to their end."""
