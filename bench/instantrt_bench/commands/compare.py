@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from instantrt.cli.common import print_json
 from instantrt.errors import RequestError
@@ -55,11 +56,23 @@ def _as_text(found: Comparison) -> str:
     header = ("scenario", "system", "judged by", "A ms", "B ms", "B/A", "interval", "verdict")
     lines = [aligned([header, *map(_row, found.changes)])] if found.changes else []
     lines += [f"not comparable: {reason}" for reason in found.refusals]
-    lines += [f"{change.scenario}: {change.system}: {change.note}" for change in found.changes if change.note]
+    lines += _change_notes(found.changes)
     lines += [f"note: {note}" for note in found.notes]
-    judged = not any(change.verdict == "not judged" for change in found.changes) or found.regressed
+    judged = any(change.verdict != "not judged" for change in found.changes)
     lines.append("REGRESSION" if found.regressed else "no regression" if judged else "no verdict")
     return "\n".join(lines) + "\n"
+
+
+def _change_notes(changes: Sequence[Change]) -> list[str]:
+    """What is said of single changes; what is said of all, once."""
+    noted: dict[str, list[Change]] = {}
+    for change in changes:
+        if change.note:
+            noted.setdefault(change.note, []).append(change)
+    return [
+        note if len(those) == len(changes) > 1 else f"{', '.join(f'{c.scenario} {c.system}' for c in those)}: {note}"
+        for note, those in noted.items()
+    ]
 
 
 def _row(change: Change) -> tuple[str, ...]:
