@@ -1,0 +1,121 @@
+"""All benchmarks of one bundle, one after the other: ``python -m instantrt_bench.suite`` (``make bench``).
+
+Writes the result files, ``bench.json`` with the figures that matter most, and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instantrt_bench.results import REFERENCE_COMPILED, REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, read_results
+
+SCENARIO_SECONDS = "20"  # of timed runs, so that all of nano's scenarios take two minutes
+IDENTITY_SEEDS = ("1", "2")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One benchmark as it ran: the kind, its command, its exit status and how long it took."""
+
+    kind: str
+    command: tuple[str, ...]
+    status: int
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run everything; returns the exit status: that of the first benchmark that was not content, else 0."""
+    options = _parser().parse_args(arguments)
+    steps = []
+    for kind, command in commands(options).items():
+        (options.out / f"{kind}.json").unlink(missing_ok=True)  # a file of an earlier run must not pass for this one's
+        start = time.perf_counter()
+        status = subprocess.run([sys.executable, "-m", "instantrt.cli", *command], check=False).returncode  # noqa: S603
+        steps.append(Step(kind, command, status, time.perf_counter() - start))
+    files = {step.kind: options.out / f"{step.kind}.json" for step in steps}
+    found = {kind: read_results(path) for kind, path in files.items() if path.exists()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    overview = options.out / "bench.json"
+    overview.write_text(json.dumps(bench_figures(found, steps), indent=1) + "\n", encoding="utf-8")
+    statuses = [step.status for step in steps]
+    if found:
+        named = [str(files[kind]) for kind in found]
+        report = ["bench", "report", *named, "--out", str(options.out / "report.html")]
+        if options.history is not None:
+            report += ["--history", str(options.history)]
+        statuses.append(subprocess.run([sys.executable, "-m", "instantrt.cli", *report], check=False).returncode)  # noqa: S603
+    sys.stdout.write(f"{overview}\n")
+    return next((status for status in statuses if status), 0)
+
+
+def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """The arguments of `instantrt` for each kind."""
+
+    def command(kind: str, *more: str) -> tuple[str, ...]:
+        common = (str(options.bundle), "--checkpoint", options.checkpoint, "--out", str(options.out / f"{kind}.json"))
+        threads = () if options.threads is None else ("--threads", str(options.threads))
+        return ("bench", kind, *common, *threads, *more)
+
+    compiled = ("--systems", RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED) if options.compiled else ()
+    kept = () if options.history is None else ("--history", str(options.history))
+    return {
+        "latency": command("latency", "--max-seconds", SCENARIO_SECONDS, "--measure-peak", *compiled, *kept),
+        "fidelity": command("fidelity"),
+        "identity": command("identity", "--seeds", *IDENTITY_SEEDS),
+    }
+
+
+def bench_figures(found: Mapping[str, ResultFile], steps: Sequence[Step]) -> dict[str, Any]:
+    """The figures that matter most, with sample counts; None for what was not measured or cannot be judged."""
+    summaries: dict[str, dict[str, Any]] = {kind: results.summary for kind, results in found.items()}
+    latency, fidelity, identity = (summaries.get(kind, {}) for kind in ("latency", "fidelity", "identity"))
+    ratio = latency.get("ratio_eager", {}).get(RUNTIME_ONNXRUNTIME, {})
+    any_file = next(iter(found.values()), None)
+    return {
+        "latency_ratio_eager": ratio.get("estimate"),
+        "latency_ratio_eager_interval": [ratio["low"], ratio["high"]] if ratio else None,
+        "latency_ratio_eager_samples": ratio.get("samples"),
+        "latency_ratio_eager_scenario": ratio.get("scenario"),
+        "latency_ratio_eager_geometric_mean": ratio.get("geometric_mean"),
+        "latency_flags": latency.get("flags"),
+        "worst_psnr_db": fidelity.get("worst_psnr_db"),
+        "worst_ssim": fidelity.get("worst_ssim"),
+        "worst_case": fidelity.get("worst_case"),
+        "fidelity_cases": fidelity.get("cases_compared"),
+        "fidelity_verdict": fidelity.get("verdict"),
+        "identity_delta": identity.get("identity_delta"),
+        "identity_delta_interval": identity.get("identity_delta_interval"),
+        "identity_pairs": identity.get("judges", {}).get(identity.get("identity_judge"), {}).get("pairs"),
+        "identity_cases": identity.get("cases"),
+        "identity_judge": identity.get("identity_judge"),
+        "identity_verdict": identity.get("verdict"),
+        "identity_statement": identity.get("statement"),
+        "machine": None if any_file is None else any_file.machine,
+        "commit": None if any_file is None else any_file.commit,
+        "seconds": {step.kind: round(step.seconds, 1) for step in steps},
+        "exit_status": {step.kind: step.status for step in steps},
+        "commands": {step.kind: " ".join(("instantrt", *step.command)) for step in steps},
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m instantrt_bench.suite", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="folder that `instantrt export` made")
+    parser.add_argument("checkpoint", help="the checkpoint it was made from: folder or hub id")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    parser.add_argument("--threads", type=int, help="of each system; default: all that may be used")
+    parser.add_argument("--compiled", action="store_true", help="measure the reference under torch.compile as well")
+    parser.add_argument("--history", type=Path, metavar="FOLDER", help="keep the latencies there and show the trend")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""`make bench`: what is run, what is merged, and the gate's sessions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from doubles.bench_results import RUNTIME, latency_file
+from instantrt.cli import build_parser, main
+from instantrt_bench import suite
+from instantrt_bench.commands import gate
+from instantrt_bench.suite import Step, bench_figures
+
+RATIO = {"estimate": 3.4, "low": 3.1, "high": 3.6, "confidence": 0.95, "samples": 20, "scenario": "a"}
+SUMMARIES = {
+    "latency": {"ratio_eager": {RUNTIME: {**RATIO, "geometric_mean": 3.0}}, "flags": []},
+    "fidelity": {"worst_psnr_db": 86.5, "worst_ssim": 0.9999, "verdict": "pass", "cases_compared": 8},
+    "identity": {
+        "identity_delta": None,
+        "identity_delta_interval": None,
+        "verdict": "not judged",
+        "identity_judge": "faceres",
+        "judges": {"faceres": {"pairs": 0}},
+        "cases": 8,
+    },
+}
+
+
+def test_the_figures_that_matter_are_merged() -> None:
+    found = {kind: replace(latency_file([[1.0]]), kind=kind, summary=s) for kind, s in SUMMARIES.items()}
+    figures = bench_figures(found, [Step("latency", ("bench", "latency", "x"), 0, 61.23)])
+    assert figures["latency_ratio_eager"] == 3.4
+    assert figures["latency_ratio_eager_interval"] == [3.1, 3.6]
+    assert figures["latency_ratio_eager_samples"] == 20
+    assert (figures["worst_psnr_db"], figures["worst_ssim"], figures["fidelity_cases"]) == (86.5, 0.9999, 8)
+    assert (figures["identity_delta"], figures["identity_delta_interval"]) == (None, None)
+    assert (figures["identity_pairs"], figures["identity_cases"]) == (0, 8)
+    assert figures["seconds"] == {"latency": 61.2}
+    assert figures["commands"] == {"latency": "instantrt bench latency x"}
+
+
+def test_what_did_not_run_is_none_and_not_left_out() -> None:
+    figures = bench_figures({}, [])
+    for key in ("latency_ratio_eager", "worst_psnr_db", "worst_ssim", "identity_delta", "identity_delta_interval"):
+        assert figures[key] is None
+
+
+@pytest.mark.parametrize("fidelity_status", [0, 3])
+def test_all_benchmarks_run_even_if_one_is_not_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fidelity_status: int
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        arguments = command[3:]
+        build_parser().parse_args(arguments)  # the command line accepts them
+        ran.append(arguments)
+        kind = arguments[1]
+        if kind in SUMMARIES:
+            results = replace(latency_file([[1.0]]), kind=kind, summary=SUMMARIES[kind])
+            results.write(Path(arguments[arguments.index("--out") + 1]))
+        return SimpleNamespace(returncode=fidelity_status if kind == "fidelity" else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (tmp_path / "identity.json").write_text("of an earlier run")
+    history = ["--history", str(tmp_path / "history")]
+    assert suite.main(["bundle", "checkpoint", "--out", str(tmp_path), "--compiled", *history]) == fidelity_status
+    assert [arguments[1] for arguments in ran] == ["latency", "fidelity", "identity", "report"]
+    assert "reference-compiled" in ran[0]
+    assert {str(tmp_path / f"{kind}.json") for kind in SUMMARIES} <= set(ran[-1])
+    assert json.loads((tmp_path / "bench.json").read_text())["exit_status"]["fidelity"] == fidelity_status
+
+
+def test_nothing_measured_is_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1))
+    assert suite.main(["bundle", "checkpoint", "--out", str(tmp_path / "new")]) == 1
+    assert json.loads((tmp_path / "new" / "bench.json").read_text())["latency_ratio_eager"] is None
+
+
+def gate_command(tmp_path: Path, *options: str) -> list[str]:
+    sides = ["--before-python", "old", "--before-bundle", "b1", "--after-python", "new", "--after-bundle", "b2"]
+    return ["bench", "gate", *sides, "--out", str(tmp_path), *options]
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.15, 3)])
+def test_the_gate_measures_in_turn_and_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, status: int
+) -> None:
+    order: list[str] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        """Keeps the sessions of each side at minutes of their order."""
+        side, out = command[0], Path(command[command.index("--out") + 1])
+        build_parser().parse_args(command[3:])
+        assert {"--append", "--threads"} <= set(command)
+        ms = 100 * (factor if side == "new" else 1)
+        order.append(side)
+        mine = [minute for minute, name in enumerate(order) if name == side]
+        times = [[ms * (1 + 0.002 * ((i + m) % 3)) for i in range(12)] for m in mine]
+        results = latency_file(times)
+        sessions = [{"started": f"2026-01-01T00:{minute:02}"} for minute in mine]
+        results.scenarios[0].comparison["sessions"] = sessions
+        results.write(out)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(gate_command(tmp_path, "--sessions", "4")) == status
+    assert order == ["old", "new", "new", "old"] * 2
+
+
+def test_a_session_that_fails_ends_the_gate_with_its_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = SimpleNamespace(returncode=1, stderr="no such bundle", stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: failed)
+    assert main(gate_command(tmp_path)) == 1
+    assert "no such bundle" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(gate_command(tmp_path)) == 1
+    assert "cannot be started" in capsys.readouterr().err
+    assert main(gate_command(tmp_path, "--sessions", "0")) == 1
+
+
+def test_a_sessions_command_is_one_that_the_command_line_has(tmp_path: Path) -> None:
+    args = build_parser().parse_args(gate_command(tmp_path))
+    side = gate.Side("python", Path("bundle"), tmp_path / "a.json")
+    parsed = build_parser().parse_args(gate.session_command(side, args)[3:])
+    assert isinstance(parsed, Namespace)
+    assert (parsed.append, parsed.min_samples, parsed.max_samples, parsed.threads) == (True, 12, 12, 1)
