@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 Samples = Sequence[float] | npt.NDArray[np.float64]
-Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
@@ -75,43 +74,22 @@ def median_interval(samples: Samples, confidence: float = CONFIDENCE) -> Interva
     return Interval(float(np.median(x)), float(x[k]), float(x[n - 1 - k]), max(0.0, 1 - outside), n)
 
 
-def bootstrap_interval(
-    samples: Samples,
-    statistic: Statistic,
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-) -> Interval:
-    """Percentile bootstrap (Efron 1979) of a statistic of one sample.
-
-    Args:
-        samples: n numbers.
-        statistic: reduces the last axis of an array.
-        confidence: of the interval.
-        resamples: drawn with replacement, each of n.
-        seed: of the draws.
-    """
-    x = _checked(samples)
-    drawn = x[np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))]
-    return _percentile_interval(float(statistic(x)), statistic(drawn), confidence, len(x))
-
-
 def ratio_of_medians(
     numerator: Samples,
     denominator: Samples,
     *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Interval:
-    """median(numerator) / median(denominator) with a percentile-bootstrap interval; both are resampled on their own.
+    """median(numerator) / median(denominator) with a percentile-bootstrap interval (Efron 1979).
+
+    Each side is resampled on its own.
 
     Raises:
         ValueError: a sample is not positive.
     """
     above, below = _positive(numerator), _positive(denominator)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = [np.median(x[rng.integers(len(x), size=(resamples, len(x)))], axis=-1) for x in (above, below)]
     estimate = float(np.median(above) / np.median(below))
     return _percentile_interval(estimate, drawn[0] / drawn[1], confidence, min(len(above), len(below)))
@@ -123,7 +101,6 @@ def paired_ratio(
     *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Interval:
     """median(numerator) / median(denominator) of samples taken in pairs, with a percentile-bootstrap interval.
 
@@ -134,7 +111,7 @@ def paired_ratio(
     """
     above, below = _positive(numerator), _positive(denominator)
     _check_pairs(above, below)
-    rows = np.random.default_rng(seed).integers(len(above), size=(resamples, len(above)))
+    rows = np.random.default_rng(SEED).integers(len(above), size=(resamples, len(above)))
     drawn = np.median(above[rows], axis=-1) / np.median(below[rows], axis=-1)
     return _percentile_interval(float(np.median(above) / np.median(below)), drawn, confidence, len(above))
 
@@ -145,7 +122,6 @@ def session_ratio(
     *,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Interval:
     """The ratio of two systems that were measured in several sessions each, say in processes started anew.
 
@@ -158,12 +134,11 @@ def session_ratio(
         denominator: likewise; neither the sessions nor the samples need to be as many.
         confidence: of the interval.
         resamples: how many.
-        seed: of the draws.
 
     Raises:
         ValueError: a sample is not positive, or there is no session.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     sides = [[_positive(samples) for samples in sessions] for sessions in (numerator, denominator)]
     if not all(sides):
         raise ValueError("a ratio needs at least one session on each side")
@@ -180,7 +155,6 @@ def paired_mean_difference(
     clusters: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
 ) -> Interval:
     """mean(a - b) of paired samples with a percentile-bootstrap interval.
 
@@ -190,7 +164,6 @@ def paired_mean_difference(
         clusters: n keys; pairs of one key (say, of one photo) are not independent and are resampled together.
         confidence: of the interval.
         resamples: how many.
-        seed: of the draws.
 
     Raises:
         ValueError: the counts differ.
@@ -204,7 +177,7 @@ def paired_mean_difference(
     order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     index = np.array([order[key] for key in keys])
     sums, counts = np.bincount(index, weights=difference), np.bincount(index)
-    rows = np.random.default_rng(seed).integers(len(order), size=(resamples, len(order)))
+    rows = np.random.default_rng(SEED).integers(len(order), size=(resamples, len(order)))
     drawn = sums[rows].sum(axis=-1) / counts[rows].sum(axis=-1)
     return _percentile_interval(float(difference.mean()), drawn, confidence, len(x))
 

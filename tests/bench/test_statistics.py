@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instantrt_bench.statistics import (
-    bootstrap_interval,
     median_interval,
     paired_mean_difference,
     paired_ratio,
     percentile,
     ratio_of_medians,
+    session_ratio,
     summarise,
 )
 
@@ -63,19 +63,6 @@ def test_the_medians_interval_is_scipys_quantile_test(samples: list[float]) -> N
     assert (interval.low, interval.high) == (judge.low, judge.high)
 
 
-@pytest.mark.parametrize("n", [8, 25, 60])
-def test_bootstrap_of_the_mean_agrees_with_scipy(rng: np.random.Generator, n: int) -> None:
-    samples = rng.lognormal(size=n)
-    ours = bootstrap_interval(samples, lambda x: x.mean(axis=-1), resamples=20_000)
-    theirs = scipy.stats.bootstrap(
-        (samples,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
-    )
-    width = ours.high - ours.low
-    assert ours.estimate == samples.mean()
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.05 * width)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.05 * width)
-
-
 def test_the_ratio_of_medians_agrees_with_scipy(rng: np.random.Generator) -> None:
     above, below = rng.gamma(40, size=40), rng.gamma(20, size=31)
 
@@ -101,6 +88,54 @@ def test_pairs_cancel_what_hits_both(rng: np.random.Generator) -> None:
     paired, independent = paired_ratio(above, below), ratio_of_medians(above, below)
     assert paired.estimate == independent.estimate == pytest.approx(2, rel=0.02)
     assert paired.high - paired.low < 0.05 < independent.high - independent.low
+
+
+def test_the_ratio_of_sessions_by_hand() -> None:
+    """Sessions without spread: drawing two of [2, 8] gives the geometric means 2, 4, 4 and 8, all equally likely."""
+    found = session_ratio([[2.0] * 3, [8.0] * 5], [[1.0] * 4])
+    assert found.estimate == pytest.approx(4)
+    assert (found.low, found.high) == (pytest.approx(2), pytest.approx(8))  # a quarter each, more than 2.5 %
+    assert found.samples == 4
+    # The median of each session counts once, however many samples it has: sqrt(2 * 8) / sqrt(1 * 9)
+    assert session_ratio([[1, 2, 9], [8]], [[1], [9] * 40]).estimate == pytest.approx(4 / 3)
+
+
+def test_the_ratio_of_sessions_agrees_with_scipy_where_one_stage_is_left(rng: np.random.Generator) -> None:
+    above, below = rng.gamma(40, size=40), rng.gamma(20, size=31)
+
+    def medians(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.median(a, axis=axis) / np.median(b, axis=axis)
+
+    def means(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.exp(np.log(a).mean(axis=axis) - np.log(b).mean(axis=axis))
+
+    one_session = session_ratio([above], [below], resamples=20_000)
+    no_spread = session_ratio([[x] * 4 for x in above], [[x] * 4 for x in below], resamples=20_000)
+    for ours, statistic in ((one_session, medians), (no_spread, means)):
+        theirs = scipy.stats.bootstrap(
+            (above, below), statistic, n_resamples=20_000, method="percentile", rng=np.random.default_rng(3)
+        ).confidence_interval
+        width = ours.high - ours.low
+        assert ours.estimate == pytest.approx(statistic(above, below))
+        assert (ours.low, ours.high) == (
+            pytest.approx(theirs.low, abs=0.1 * width),
+            pytest.approx(theirs.high, abs=0.1 * width),
+        )
+
+
+def test_the_ratio_of_sessions_draws_sessions_and_then_samples(rng: np.random.Generator) -> None:
+    """Against the same bootstrap written as plain loops."""
+    sides = [[list(rng.lognormal(rng.normal(0, 0.1), 0.1, 9)) for _ in range(5)] for _ in range(2)]
+
+    def drawn(side: list[list[float]]) -> float:
+        sessions = [side[rng.integers(len(side))] for _ in side]
+        return float(np.mean([np.log(np.median(rng.choice(session, len(session)))) for session in sessions]))
+
+    expected = np.quantile([np.exp(drawn(sides[0]) - drawn(sides[1])) for _ in range(4000)], [0.025, 0.975])
+    ours = session_ratio(sides[0], sides[1], resamples=20_000)
+    assert [ours.low, ours.high] == pytest.approx(expected, abs=0.1 * (ours.high - ours.low))
+    blind = ratio_of_medians(np.concatenate(sides[0]), np.concatenate(sides[1]))
+    assert ours.high - ours.low > blind.high - blind.low  # samples of a session are no new sessions
 
 
 def test_paired_mean_difference_by_hand_and_by_scipy(rng: np.random.Generator) -> None:
@@ -154,6 +189,8 @@ def test_the_same_samples_give_the_same_interval(above: list[float], below: list
         (lambda: median_interval([1, float("nan")]), "finite"),
         (lambda: ratio_of_medians([1, 0], [1]), "positive"),
         (lambda: paired_ratio([1, 2], [1]), "pairs"),
+        (lambda: session_ratio([], [[1]]), "at least one session"),
+        (lambda: session_ratio([[1]], [[0]]), "positive"),
         (lambda: paired_mean_difference([1, 2], [1]), "pairs"),
         (lambda: paired_mean_difference([1, 2], [1, 2], clusters="a"), "1 cluster keys for 2"),
         (lambda: ratio_of_medians([1], [1], confidence=1), "confidence"),

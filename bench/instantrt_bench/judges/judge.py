@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -82,11 +82,6 @@ def insightface_judges(folder: Path, encoder: Path) -> list[Judge]:
     own = FileRecord.of(encoder).sha256
     found = (path for path in sorted(folder.rglob("*.onnx")) if _is_recognition(path))
     return [_recognition_judge(path) for path in found if FileRecord.of(path).sha256 != own]
-
-
-def independent_of(judges: Sequence[Judge]) -> list[Judge]:
-    """Those that share nothing with the conditioning encoder."""
-    return [judge for judge in judges if judge.independent]
 
 
 def _is_recognition(path: Path) -> bool:
