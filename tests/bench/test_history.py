@@ -87,6 +87,42 @@ def test_compare_reads_micro_benchmarks(tmp_path: Path, scale: float, status: in
     assert main(["bench", "compare", *map(str, files)]) == status
 
 
+def test_a_folder_of_micro_benchmarks_is_one_file_of_many_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sessions that alternate between A and B: a change of a tenth counts, which it does not between two files."""
+    folders = {1.0: tmp_path / "a", 1.1: tmp_path / "b"}
+    for scale, folder in folders.items():
+        folder.mkdir()
+        for session in range(3):
+            data = pytest_benchmark_json(scale)
+            data["datetime"] = f"2026-01-02T12:{2 * session + (scale > 1):02}:00+00:00"
+            (folder / f"{session}.json").write_text(json.dumps(data))
+    noise = read_any_results(folders[1.0]).scenarios[0]
+    assert noise.systems["runtime"].samples["session"] == [0] * 6 + [1] * 6 + [2] * 6
+    assert noise.systems["runtime"].summary["latency_ms"]["n"] == 18
+    assert [session["started"][14:16] for session in noise.comparison["sessions"]] == ["00", "02", "04"]
+    command = ["bench", "compare", *map(str, folders.values())]
+    assert main([*command, "--json"]) == 3
+    verdicts = {c["scenario"]: c["verdict"] for c in json.loads(capsys.readouterr().out)["changes"]}
+    assert verdicts == {"micro/test_noise": "slower", "micro/test_step_table[euler]": "same"}
+    single = [str(folder / "0.json") for folder in folders.values()]
+    assert main(["bench", "compare", *single]) == 0
+
+
+def test_a_folder_holds_sessions_of_one_state(tmp_path: Path) -> None:
+    data = pytest_benchmark_json()
+    (tmp_path / "0.json").write_text(json.dumps(data))
+    data["commit_info"]["id"] = "cd"
+    (tmp_path / "1.json").write_text(json.dumps(data))
+    with pytest.raises(ResultError, match="do not belong together") as caught:
+        read_any_results(tmp_path)
+    assert "commit" in str(caught.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultError, match="no results of pytest-benchmark"):
+        read_any_results(tmp_path / "empty")
+
+
 def test_saved_without_raw_samples_they_are_refused(tmp_path: Path) -> None:
     data = pytest_benchmark_json()
     del data["benchmarks"][0]["stats"]["data"]
