@@ -10,12 +10,8 @@ HELP = "hold two result files of one benchmark against each other; exit status 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "before",
-        metavar="A",
-        type=Path,
-        help="result file, pytest-benchmark's JSON, or a folder of such: a session each",
-    )
+    what = "result file, pytest-benchmark's JSON, or a folder of the latter: one session each"
+    parser.add_argument("before", metavar="A", type=Path, help=what)
     parser.add_argument("after", metavar="B", type=Path, help="the same benchmark, later")
     parser.add_argument(
         "--threshold", type=float, default=0.05, help="smallest slowdown that counts, as a share (default: %(default)s)"
