@@ -186,14 +186,12 @@ def _drawn_log_medians(
     sessions: Sequence[npt.NDArray[np.float64]], resamples: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Of each resample, the mean over its sessions of the logarithm of their medians: f64 [resamples]."""
-    count = len(sessions)
-    # Every drawn session is resampled anew, so one table per place and session, from which the draw picks.
-    medians = np.stack(
-        [np.median(x[rng.integers(len(x), size=(count, resamples, len(x)))], axis=-1) for x in sessions]
-    )  # [session, place, resample]
-    chosen = rng.integers(count, size=(count, resamples))
-    picked = medians[chosen, np.arange(count)[:, None], np.arange(resamples)]
-    drawn: npt.NDArray[np.float64] = np.log(picked).mean(axis=0)
+    chosen = rng.integers(len(sessions), size=(resamples, len(sessions)))
+    medians = np.empty(chosen.shape)
+    for number, x in enumerate(sessions):
+        places = chosen == number  # every session that was drawn is resampled anew
+        medians[places] = np.median(x[rng.integers(len(x), size=(places.sum(), len(x)))], axis=-1)
+    drawn: npt.NDArray[np.float64] = np.log(medians).mean(axis=1)
     return drawn
 
 
