@@ -23,6 +23,7 @@ class PictureFolder:
     def __init__(self, results: Path) -> None:
         self.root = results.parent
         self.folder = self.root / f"{results.stem}-pictures"
+        self._photos: set[str] = set()  # of an earlier run's copies nothing is known
 
     def keep(self, case_id: str, pictures: Mapping[str, Picture]) -> dict[str, str]:
         """Write u8 RGB pictures [H, W, 3] by role; gives their paths by role, relative to the result file."""
@@ -37,11 +38,12 @@ class PictureFolder:
     def keep_photo(self, photo_id: str, source: Path) -> str:
         """A small copy of a photo, once; gives its path relative to the result file."""
         path = self.folder / f"photo={photo_id}.jpg"
-        if not path.is_file():
+        if photo_id not in self._photos:
             self.folder.mkdir(parents=True, exist_ok=True)
             photo = Image.fromarray(decode_photo(source))
             photo.thumbnail((PHOTO_PX, PHOTO_PX))
             photo.save(path, quality=92)
+            self._photos.add(photo_id)
         return path.relative_to(self.root).as_posix()
 
     def load(self, relative: str) -> Picture:

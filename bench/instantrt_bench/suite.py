@@ -1,6 +1,7 @@
 """All benchmarks of one bundle, one after the other: ``python -m instantrt_bench.suite`` (``make bench``).
 
-Writes the result files, ``bench.json`` with the figures that matter most, and ``report.html``.
+Writes the result files, ``bench.json`` with the figures that matter most, and ``report.html``. Every run is kept in the
+folder ``history``, from which the report draws the trend.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instantrt.cli import EXIT_INTERRUPTED
+from instantrt_bench.history import keep
 from instantrt_bench.results import REFERENCE_COMPILED, REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, read_results
 
 SCENARIO_SECONDS = "20"  # of timed runs, so that all of nano's scenarios take two minutes
 IDENTITY_SEEDS = ("1", "2")
+HISTORY = "history"
 
 
 @dataclass(frozen=True)
@@ -32,28 +36,50 @@ class Step:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run everything; returns the exit status: that of the first benchmark that was not content, else 0."""
+    """Run everything. Returns 130 if the user ended it, else the status of the first benchmark that was not content.
+
+    What was finished until then is merged and reported all the same.
+    """
     options = _parser().parse_args(arguments)
-    steps = []
-    for kind, command in commands(options).items():
-        (options.out / f"{kind}.json").unlink(missing_ok=True)  # a file of an earlier run must not pass for this one's
-        start = time.perf_counter()
-        status = subprocess.run([sys.executable, "-m", "instantrt.cli", *command], check=False).returncode  # noqa: S603
-        steps.append(Step(kind, command, status, time.perf_counter() - start))
+    steps = list(_run_all(commands(options), options.out))
     files = {step.kind: options.out / f"{step.kind}.json" for step in steps}
     found = {kind: read_results(path) for kind, path in files.items() if path.exists()}
-    options.out.mkdir(parents=True, exist_ok=True)
+    for results in found.values():
+        keep(results, options.out / HISTORY)
     overview = options.out / "bench.json"
+    overview.parent.mkdir(parents=True, exist_ok=True)
     overview.write_text(json.dumps(bench_figures(found, steps), indent=1) + "\n", encoding="utf-8")
-    statuses = [step.status for step in steps]
-    if found:
-        named = [str(files[kind]) for kind in found]
-        report = ["bench", "report", *named, "--out", str(options.out / "report.html")]
-        if options.history is not None:
-            report += ["--history", str(options.history)]
-        statuses.append(subprocess.run([sys.executable, "-m", "instantrt.cli", *report], check=False).returncode)  # noqa: S603
     sys.stdout.write(f"{overview}\n")
+    statuses = [step.status for step in reversed(steps) if step.status == EXIT_INTERRUPTED]
+    statuses += [step.status for step in steps]
+    if found:
+        statuses.append(_report([files[kind] for kind in found], options.out))
     return next((status for status in statuses if status), 0)
+
+
+def _run_all(by_kind: Mapping[str, Sequence[str]], out: Path) -> Iterator[Step]:
+    """Every benchmark, until the user interrupts one."""
+    for kind, command in by_kind.items():
+        (out / f"{kind}.json").unlink(missing_ok=True)  # a file of an earlier run must not pass for this one's
+        start = time.perf_counter()
+        status = _instantrt(command)
+        yield Step(kind, tuple(command), status, time.perf_counter() - start)
+        if status == EXIT_INTERRUPTED:
+            return
+
+
+def _instantrt(arguments: Sequence[str]) -> int:
+    """Run `instantrt` in a process of its own; returns its exit status."""
+    with subprocess.Popen([sys.executable, "-m", "instantrt.cli", *arguments]) as process:  # noqa: S603
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # it was told so too, writes what it has and ends
+            return process.wait()
+
+
+def _report(results: Sequence[Path], out: Path) -> int:
+    files, history = map(str, results), str(out / HISTORY)
+    return _instantrt(("bench", "report", *files, "--history", history, "--out", str(out / "report.html")))
 
 
 def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
@@ -65,9 +91,8 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
         return ("bench", kind, *common, *threads, *more)
 
     compiled = ("--systems", RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED) if options.compiled else ()
-    kept = () if options.history is None else ("--history", str(options.history))
     return {
-        "latency": command("latency", "--max-seconds", SCENARIO_SECONDS, "--measure-peak", *compiled, *kept),
+        "latency": command("latency", "--max-seconds", SCENARIO_SECONDS, "--measure-peak", *compiled),
         "fidelity": command("fidelity"),
         "identity": command("identity", "--seeds", *IDENTITY_SEEDS),
     }
@@ -113,7 +138,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--threads", type=int, help="of each system; default: all that may be used")
     parser.add_argument("--compiled", action="store_true", help="measure the reference under torch.compile as well")
-    parser.add_argument("--history", type=Path, metavar="FOLDER", help="keep the latencies there and show the trend")
     return parser
 
 

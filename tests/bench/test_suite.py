@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +20,7 @@ from doubles.bench_results import RUNTIME, latency_file
 from instantrt.cli import build_parser, main
 from instantrt_bench import suite
 from instantrt_bench.commands import gate
+from instantrt_bench.history import read_history
 from instantrt_bench.suite import Step, bench_figures
 
 RATIO = {"estimate": 3.4, "low": 3.1, "high": 3.6, "confidence": 0.95, "samples": 20, "scenario": "a"}
@@ -51,35 +57,85 @@ def test_what_did_not_run_is_none_and_not_left_out() -> None:
         assert figures[key] is None
 
 
+class Commands:
+    """Stands for `instantrt`: takes the arguments, writes what that benchmark would, gives its exit status."""
+
+    def __init__(self, **statuses: int) -> None:
+        self.ran: list[list[str]] = []
+        self._statuses = statuses
+
+    def __call__(self, arguments: Sequence[str]) -> int:
+        build_parser().parse_args(arguments)  # the command line accepts them
+        kind = arguments[1]
+        self.ran.append(list(arguments))
+        if kind in SUMMARIES and self._statuses.get(kind) != 1:
+            results = replace(latency_file([[1.0]]), kind=kind, summary=SUMMARIES[kind])
+            results.write(Path(arguments[arguments.index("--out") + 1]))
+        return self._statuses.get(kind, 0)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [arguments[1] for arguments in self.ran]
+
+
+def run_suite(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str, **statuses: int) -> tuple[int, Commands]:
+    ran = Commands(**statuses)
+    monkeypatch.setattr(suite, "_instantrt", ran)
+    return suite.main(["bundle", "checkpoint", "--out", str(out), *options]), ran
+
+
 @pytest.mark.parametrize("fidelity_status", [0, 3])
 def test_all_benchmarks_run_even_if_one_is_not_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fidelity_status: int
 ) -> None:
-    ran: list[list[str]] = []
-
-    def run(command: list[str], check: bool) -> SimpleNamespace:
-        arguments = command[3:]
-        build_parser().parse_args(arguments)  # the command line accepts them
-        ran.append(arguments)
-        kind = arguments[1]
-        if kind in SUMMARIES:
-            results = replace(latency_file([[1.0]]), kind=kind, summary=SUMMARIES[kind])
-            results.write(Path(arguments[arguments.index("--out") + 1]))
-        return SimpleNamespace(returncode=fidelity_status if kind == "fidelity" else 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
     (tmp_path / "identity.json").write_text("of an earlier run")
-    history = ["--history", str(tmp_path / "history")]
-    assert suite.main(["bundle", "checkpoint", "--out", str(tmp_path), "--compiled", *history]) == fidelity_status
-    assert [arguments[1] for arguments in ran] == ["latency", "fidelity", "identity", "report"]
-    assert "reference-compiled" in ran[0]
-    assert {str(tmp_path / f"{kind}.json") for kind in SUMMARIES} <= set(ran[-1])
+    status, ran = run_suite(tmp_path, monkeypatch, "--compiled", fidelity=fidelity_status)
+    assert status == fidelity_status
+    assert ran.kinds == ["latency", "fidelity", "identity", "report"]
+    assert "reference-compiled" in ran.ran[0]
+    assert {str(tmp_path / f"{kind}.json") for kind in SUMMARIES} <= set(ran.ran[-1])
     assert json.loads((tmp_path / "bench.json").read_text())["exit_status"]["fidelity"] == fidelity_status
+    history = ran.ran[-1][ran.ran[-1].index("--history") + 1]
+    assert sorted(kept.results.kind for kept in read_history(Path(history))) == sorted(SUMMARIES)
+
+
+def test_an_interrupt_ends_it_and_what_is_finished_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, ran = run_suite(tmp_path, monkeypatch, latency=3, fidelity=130)
+    assert status == 130
+    assert ran.kinds == ["latency", "fidelity", "report"]
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert (figures["latency_ratio_eager"], figures["worst_psnr_db"]) == (3.4, 86.5)
+    assert figures["identity_verdict"] is None
+
+
+def test_a_ctrl_c_waits_for_the_benchmark_to_write_what_it_has(tmp_path: Path) -> None:
+    """Both get the signal, as from a terminal: the benchmark takes a second longer to end than this process."""
+    child = tmp_path / "instantrt" / "cli.py"
+    child.parent.mkdir()
+    (child.parent / "__init__.py").touch()
+    wait = "while True: time.sleep(0.1)"
+    child.write_text(
+        "import pathlib, sys, time\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        f"try:\n    {wait}\n"
+        "except KeyboardInterrupt:\n    time.sleep(1); print('written', flush=True); sys.exit(130)\n"
+    )
+    code = "import os; from instantrt_bench import suite; os.chdir(os.environ['AT']); print(suite._instantrt(['x']))"
+    environment = {**os.environ, "AT": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        while not (tmp_path / "up").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60)[0].split() == ["written", "130"]
 
 
 def test_nothing_measured_is_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=1))
-    assert suite.main(["bundle", "checkpoint", "--out", str(tmp_path / "new")]) == 1
+    status, ran = run_suite(tmp_path / "new", monkeypatch, latency=1, fidelity=1, identity=1)
+    assert (status, ran.kinds) == (1, ["latency", "fidelity", "identity"])
     assert json.loads((tmp_path / "new" / "bench.json").read_text())["latency_ratio_eager"] is None
 
 
