@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from instantrt import InstantRTError
 from instantrt.bundle import Bundle
 from instantrt.cli.common import ProgressLine
 from instantrt_bench.compare import CPU_TIME, LATENCY, Rule, sessions_of
-from instantrt_bench.latency import scenario_result
+from instantrt_bench.latency import BUSY_CPU, scenario_result
 from instantrt_bench.measure import Fleet, Rules, measure
 from instantrt_bench.results import RUNTIME_ONNXRUNTIME, ResultFile, read_results
 from instantrt_bench.scenario import Requests, load_scenarios
@@ -138,15 +139,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         for metric in (LATENCY, CPU_TIME)
     ]
-    foreign = [session["foreign_cpus"] for session in scenario.comparison["sessions"]]
-    sys.stdout.write(
-        f"{len(foreign)} sessions recorded, other processes kept {min(foreign)} to {max(foreign)} CPUs busy\n"
-    )
+    sys.stdout.write(_conditions(scenario.comparison["sessions"]) + "\n")
     for power in powers:
         sys.stdout.write(f"{power.metric}: {_said(power, options.slowdown)}\n")
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(power) for power in powers], indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _conditions(sessions: Sequence[Mapping[str, Any]]) -> str:
+    """Under which the sessions were recorded, and by which metric the gate judges there."""
+    busy = sum(BUSY_CPU in session["flags"] for session in sessions)
+    foreign = [session["foreign_cpus"] for session in sessions if session["foreign_cpus"] is not None]
+    spread = f"{min(foreign):.2f} to {max(foreign):.2f}" if foreign else "an unknown number of"
+    return (
+        f"{len(sessions)} sessions recorded, during which other processes kept {spread} CPUs busy; "
+        f"{busy} of them are busy enough for the gate to judge {CPU_TIME} instead of {LATENCY}"
+    )
 
 
 def _said(power: Power, slowdown: float) -> str:

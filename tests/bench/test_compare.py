@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from doubles.bench_results import RUNTIME, SCENARIO, latency_file
+from doubles.bench_systems import open_sleeping
 from instantrt.cli import main
 from instantrt_bench.compare import Comparison, Rule, compare_results, in_turn
-from instantrt_bench.gate_power import Share, gate_power
-from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.gate_power import Share, gate_power, record
+from instantrt_bench.gate_power import main as gate_power_main
+from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult, read_results
 from instantrt_bench.statistics import Interval
 
 
@@ -204,6 +206,26 @@ def test_the_gate_has_power_and_seldom_cries_wolf() -> None:
     assert power.false_alarms.count <= 5
     nothing = gate_power(recorded, "cpu_ms", per_side=5, pairs=100, slowdown=0.0, rule=Rule())
     assert nothing.found == nothing.false_alarms
+
+
+def test_sessions_are_recorded_once_and_played(
+    nano_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, figures = tmp_path / "sessions.json", tmp_path / "power.json"
+    recorded = record(nano_bundle, 4, 3, 1, out, open_sleeping)
+    (scenario,) = recorded.scenarios
+    samples = scenario.systems[RUNTIME].samples
+    assert samples["session"] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert len(samples["cold_start_ms"]) == 4  # a new process each
+    assert read_results(out) == recorded
+    command = [str(nano_bundle), "--per-side", "2", "--pairs", "20", "--out", str(out), "--json", str(figures)]
+    assert gate_power_main([*command, "--slowdown", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "4 sessions recorded" in said
+    assert "cpu_ms: 300% slowdown found in 20 of 20 pairs" in said
+    latency, cpu = json.loads(figures.read_text())
+    assert (latency["metric"], cpu["metric"]) == ("latency_ms", "cpu_ms")
+    assert (cpu["found"]["count"], cpu["false_alarms"]["count"], cpu["found"]["of"]) == (20, 0, 20)
 
 
 def test_wilsons_interval_by_hand() -> None:

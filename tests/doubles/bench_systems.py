@@ -23,7 +23,7 @@ from instantrt_bench.systems import Sample, SystemSpec
 
 class SleepingSystem:
     def __init__(self, spec: SystemSpec) -> None:
-        self._plan = json.loads(spec.checkpoint).get(spec.name, {})
+        self._plan = json.loads(spec.checkpoint or "{}").get(spec.name, {})
         if "load_error" in self._plan:
             raise BundleError(self._plan["load_error"])
         self._log = self._plan.get("log")
