@@ -32,7 +32,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from instantrt.errors import InstantRTError, MissingExtraError
-from instantrt.plan import Option
+from instantrt.plan import CAPTURE_FLAGS, Option
 from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.tensorrt_api import TensorRT
 
@@ -46,7 +46,7 @@ OPTION_FLAGS = {
     "version_compatible": ("VERSION_COMPATIBLE",),
 }
 OPTION_EXCLUDES = {
-    "weight_streaming": ("REQUIRE_USER_ALLOCATION",),  # streaming allocates while executing: no capture, then
+    "weight_streaming": CAPTURE_FLAGS["tensorrt-rtx"],  # streaming allocates while executing: no capture, then
 }
 CU_MAJOR, CU_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
 
@@ -269,7 +269,7 @@ FLAVOURS = {
             load_module=load_rtx,
             options=COMMON_OPTIONS | {"compute"},
             default_compute=("8.0", "8.6", "8.9", "12.0+"),
-            always=("REQUIRE_USER_ALLOCATION",),  # no allocation while executing, so that a step can be captured
+            always=CAPTURE_FLAGS["tensorrt-rtx"],
             capabilities={c: f"SM{c.replace('.', '')}" for c in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")},
         ),
     )

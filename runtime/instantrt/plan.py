@@ -21,6 +21,10 @@ from instantrt.errors import InstantRTError
 PLANS = "plans"
 FORMAT = 1
 
+# Builder flags without which the runtime cannot capture a target's plans in a graph: they forbid allocating while
+# executing. Streaming weights allocates, so plans for that go without.
+CAPTURE_FLAGS: dict[str, tuple[str, ...]] = {"tensorrt-rtx": ("REQUIRE_USER_ALLOCATION",)}
+
 Extent = tuple[int, int, int]  # fewest, best, most
 Profile = dict[str, Extent]  # by contract symbol, e.g. {"B": (1, 1, 4), "G": (2, 2, 2)}
 Option = bool | int | str
@@ -48,7 +52,8 @@ class PlanIdentity:
         precision: the bundle's network dtype.
         profiles: what each optimisation profile accepts.
         compute: GPU compute capabilities it runs on; ``"8.6"`` is that one, ``"12.0+"`` is that one and later ones.
-        options: builder options that differ from the builder's defaults.
+        options: builder options that differ from the builder's defaults; under ``flags`` the builder's own names of
+            all flags that were set.
     """
 
     network: str
@@ -229,15 +234,6 @@ class Plan:
         wanted = ", ".join(f"{symbol}={size}" for symbol, size in needed.items())
         raise self._stale("profiles", found, wanted, " with --batch or --sizes that include it")
 
-    def check_options(self, options: Mapping[str, Option]) -> None:
-        """Check that the plan was built with exactly these builder options.
-
-        Raises:
-            PlanError: ingredient ``options``.
-        """
-        if dict(options) != self.record.identity.options:
-            raise self._stale("options", str(self.record.identity.options), str(dict(options)))
-
     def open_verified(self) -> BinaryIO:
         """The plan as an open file at its start, after its digest was verified on that very file.
 
@@ -282,8 +278,9 @@ def open_plan(bundle: Bundle, target: str, network: str) -> Plan:
     """The plan of a network, checked against the bundle it lies in.
 
     Raises:
-        PlanError: missing, unreadable, edited, or made from something else than this bundle's ONNX file; the message
-            names the ingredient, what was found and expected, and the command that mends it.
+        PlanError: missing, unreadable, edited, made from something else than this bundle's ONNX file, or without a
+            builder flag that the runtime relies on; the message names the ingredient, what was found and expected, and
+            the command that mends it.
         BundleError: the bundle has no such network.
     """
     if network not in bundle.manifest.networks:
@@ -300,7 +297,16 @@ def open_plan(bundle: Bundle, target: str, network: str) -> Plan:
         found = getattr(identity, ingredient)
         if found != expected:
             raise _stale_plan(bundle.folder, target, network, ingredient, str(found), str(expected))
+    lacking = [] if identity.options.get("weight_streaming") else _lacking_flags(identity)
+    if lacking:
+        expected = f"the builder flag {', '.join(lacking)}"
+        raise _stale_plan(bundle.folder, target, network, "options", str(identity.options), expected)
     return Plan(bundle.folder, bundle.contracts[network], record)
+
+
+def _lacking_flags(identity: PlanIdentity) -> list[str]:
+    built_with = str(identity.options.get("flags", "")).split()
+    return [flag for flag in CAPTURE_FLAGS.get(identity.target, ()) if flag not in built_with]
 
 
 def _stale_plan(

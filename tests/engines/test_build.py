@@ -90,6 +90,17 @@ def test_a_stale_plan_is_built_again_and_the_reason_names_the_ingredient(bundle:
     assert again.record.identity == result.record.identity
 
 
+def test_a_plan_without_a_flag_that_every_plan_gets_is_refused_and_built_again(bundle: Path) -> None:
+    (result,) = build(bundle, PROJECTION)
+    assert result.record.identity.options == {"flags": "REQUIRE_USER_ALLOCATION"}
+    write_record(bundle, replace(result.record, identity=replace(result.record.identity, options={"flags": ""})))
+    with pytest.raises(PlanError, match="its options does not fit"):
+        open_plan(Bundle.open(bundle), TARGET, "image_projection")
+    (again,) = build(bundle, PROJECTION)
+    assert "options" in again.reason
+    assert again.record.identity == result.record.identity
+
+
 def test_options_and_profiles_asked_for_make_a_new_plan(bundle: Path) -> None:
     first = build(bundle)
     asked = BuildRequest(

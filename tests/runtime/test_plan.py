@@ -59,6 +59,9 @@ def make_bundle(folder: Path, weights: bytes = b"weights" * 100) -> Path:
     return folder
 
 
+CAPTURABLE = {"flags": "REQUIRE_USER_ALLOCATION"}
+
+
 def identity_of(bundle: Path, **changes) -> PlanIdentity:
     opened = Bundle.open(bundle)
     identity = PlanIdentity(
@@ -69,7 +72,7 @@ def identity_of(bundle: Path, **changes) -> PlanIdentity:
         precision="fp16",
         profiles=PROFILES,
         compute=("8.0", "8.6", "8.9", "12.0+"),
-        options={"weight_streaming": True},
+        options={"optimization_level": 5} | CAPTURABLE,
     )
     return replace(identity, **changes)
 
@@ -92,7 +95,6 @@ def load_as_the_runtime_does(bundle: Path) -> None:
     plan = open_plan(Bundle.open(bundle), TARGET, "unet")
     plan.check_host("1.7.1.116", "8.9")
     plan.profile(SIZES)
-    plan.check_options({"weight_streaming": True})
     plan.open_verified().close()
 
 
@@ -109,7 +111,6 @@ def test_a_record_survives_the_round_trip(bundle: Path) -> None:
     with plan.open_verified() as file:
         assert file.read() == b"machine code" * 1000
     plan.check_host("1.7.1.116", "8.9")
-    plan.check_options({"weight_streaming": True})
     assert plan.profile(SIZES) == 1
 
 
@@ -121,7 +122,7 @@ CHANGES = {
     "precision": {"precision": "fp32"},
     "profiles": {"profiles": ({"B": (1, 1, 1), "G": (2, 2, 2), "H": (128, 128, 128), "W": (128, 128, 128)},)},
     "compute": {"compute": ("8.6",)},
-    "options": {"options": {}},
+    "options": {"options": {"flags": "STRIP_PLAN"}},
 }
 
 
@@ -142,6 +143,28 @@ def test_each_changed_ingredient_makes_the_plan_stale_and_is_named(bundle: Path,
     assert f"`instantrt build {bundle} --target {TARGET} --only unet`" in message
     (changed,) = CHANGES[ingredient].values()
     assert str(changed) in message or ingredient in ("profiles", "compute")
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "fits"),
+    [
+        (TARGET, {"flags": "REQUIRE_USER_ALLOCATION STRIP_PLAN", "strip_weights": True}, True),
+        (TARGET, {"flags": "WEIGHT_STREAMING", "weight_streaming": True}, True),  # allocates, so it cannot be captured
+        (TARGET, {"flags": ""}, False),
+        (TARGET, {}, False),  # as this package built them before it kept the flags
+        ("tensorrt", {}, True),
+    ],
+)
+def test_plans_that_cannot_be_captured_are_stale(bundle: Path, target: str, options: dict, fits: bool) -> None:
+    (bundle / "plans" / target).mkdir(parents=True, exist_ok=True)
+    plan = make_plan(bundle, target=target, options=options)
+    plan.replace(plan_path(bundle, target, "unet"))
+    if fits:
+        assert open_plan(Bundle.open(bundle), target, "unet").record.identity.options == options
+        return
+    with pytest.raises(PlanError, match="expected: the builder flag REQUIRE_USER_ALLOCATION") as error:
+        open_plan(Bundle.open(bundle), target, "unet")
+    assert error.value.ingredient == "options"
 
 
 def test_a_plan_of_another_bundle_is_foreign(bundle: Path, tmp_path: Path) -> None:
@@ -247,7 +270,7 @@ def test_only_listed_gpus_run_a_plan(bundle: Path, capability: str, runs: bool) 
 def test_version_compatible_plans_run_on_later_minor_versions(
     bundle: Path, built: str, installed: str, runs: bool
 ) -> None:
-    make_plan(bundle, target_version=built, options={"version_compatible": True})
+    make_plan(bundle, target_version=built, options={"version_compatible": True} | CAPTURABLE)
     plan = open_plan(Bundle.open(bundle), TARGET, "unet")
     if runs:
         plan.check_host(installed, "8.0")

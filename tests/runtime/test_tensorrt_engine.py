@@ -65,7 +65,8 @@ def rewrite(bundle: Path, network: str, change: Callable[[PlanRecord], PlanRecor
 
 
 def with_options(**options: Any) -> Callable[[PlanRecord], PlanRecord]:
-    return lambda record: replace(record, identity=replace(record.identity, options=options))
+    """Asked for on top of what the plan was built with."""
+    return lambda record: replace(record, identity=replace(record.identity, options=record.identity.options | options))
 
 
 def project(target: TensorRTTarget) -> np.ndarray:
@@ -107,6 +108,7 @@ def test_a_flipped_byte_is_found_before_anything_is_deserialised(tensorrt_double
         ("compute", {"compute": ("7.5",)}),
         ("onnx", {"onnx": {"onnx/unet.onnx": "0" * 64}}),
         ("precision", {"precision": "fp16"}),
+        ("options", {"options": {}}),
     ],
 )
 def test_a_plan_for_something_else_is_refused_by_name(
