@@ -21,7 +21,8 @@ from instantrt.contracts import NetworkContract, Precision, TensorSpec
 from instantrt_export.shapes import ExportShapes
 
 OPSET = 23  # the first with Attention
-EXTERNAL_DATA_BYTES = 2_000_000_000  # a protobuf holds 2 GiB; the graph itself needs some of it
+EXTERNAL_DATA_BYTES = 500_000_000  # a protobuf holds 2 GiB, and is copied whole by each check long before that
+INSIDE_BYTES = 1 << 15  # of a tensor; shape inference and folding of shape arithmetic do not see what is outside
 
 # What torch's exporter says about every model with named axes, and about packages it does not need.
 _EXPORTER_CHATTER = (r"# The axis name: .* will not be used", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
@@ -41,7 +42,7 @@ def onnx_from_module(
         contract: names, dtypes and shapes of the graph.
         shapes: which axes stay symbolic. Their names in the graph are the contract's strings ("B", "H/8", ...).
         precision: what "net" means in the contract.
-        path: the file to write; weights above 2 GB go to ``path`` + ``.data`` beside it.
+        path: the file to write; weights above half a GB go to ``path`` + ``.data`` beside it.
     """
     example = tuple(_zeros(spec, shapes.example(), precision) for spec in contract.inputs)
     bound = inspect.signature(module.forward).bind(*shapes.dynamic_shapes(contract))
@@ -73,7 +74,8 @@ def save_checked(
     path.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{path}.data").unlink(missing_ok=True)  # of an earlier export
     weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    ir.save(model, path, external_data=f"{path.name}.data" if weight_bytes > EXTERNAL_DATA_BYTES else None)
+    external_data = f"{path.name}.data" if weight_bytes > EXTERNAL_DATA_BYTES else None
+    ir.save(model, path, external_data=external_data, size_threshold_bytes=INSIDE_BYTES)
     onnx.checker.check_model(path, full_check=True)
     written = onnx.load(path, load_external_data=False)
     onnx.shape_inference.infer_shapes(written, check_type=True, strict_mode=True, data_prop=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ import torch
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
-from instantrt.contracts import network_contracts
+from instantrt.contracts import NetworkContract, TensorSpec, network_contracts
 from instantrt_export import onnx_export
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.export import ExportedNetwork, export_bundle
 from instantrt_export.networks.builders import build_network
-from instantrt_export.onnx_export import ContractMismatchError, check_contract
+from instantrt_export.onnx_export import ContractMismatchError, check_contract, onnx_from_module
 from instantrt_export.parity import Parity, ParityError, compare, parity_of, random_inputs
 from instantrt_export.shapes import ExportOptionError, ExportShapes
 from instantrt_export.tokenizer_files import write_tokenizers
 
+WIDTH = 200
 SHAPES = ExportShapes(width=(64, 256), height=(64, 256))  # of the bundle fixture
 
 
@@ -109,6 +111,7 @@ def test_weights_of_large_networks_lie_beside_the_graph(
     checkpoint: Checkpoint, exported: ExportedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr(onnx_export, "INSIDE_BYTES", 256)
     large = export_one(checkpoint, tmp_path, "control_embedding", SHAPES)
     data = tmp_path / "onnx" / "control_embedding.onnx.data"
     assert large.path.stat().st_size < data.stat().st_size
@@ -122,6 +125,28 @@ def test_weights_of_large_networks_lie_beside_the_graph(
     monkeypatch.undo()
     export_one(checkpoint, tmp_path, "control_embedding", SHAPES, check_parity=False)
     assert not data.exists()  # an earlier export's weights do not stay behind
+
+
+def test_numbers_that_decide_shapes_stay_in_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes of a split into many parts, which strict shape inference and TensorRT's parser must see."""
+
+    class Backwards(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            parts = torch.split(self.layer(x), [1] * (WIDTH - 2) + [2], dim=1)
+            return torch.cat(parts[::-1], dim=1)
+
+    spec = TensorSpec("x", "net", ("R", WIDTH))
+    contract = NetworkContract("backwards", "prelude", (spec,), (replace(spec, name="y"),))
+    monkeypatch.setattr(onnx_export, "EXTERNAL_DATA_BYTES", 1000)
+    module, path = Backwards().eval(), tmp_path / "backwards.onnx"
+    onnx_from_module(module, contract, SHAPES, "fp32", path)
+    assert Path(f"{path}.data").stat().st_size >= 4 * WIDTH * WIDTH
+    parity = parity_of(path, module, contract, "fp32", SHAPES.parity_sizes())
+    assert parity.error < 1e-5
 
 
 def test_graphs_have_the_contracts_inputs_and_outputs(nano_bundle: Path, checkpoint: Checkpoint) -> None:
