@@ -215,6 +215,24 @@ def test_the_gallery_starts_with_the_worst_case_and_is_cut(sources: list[Source]
     assert "2 of 6 cases, lowest PSNR first" in reader.all_text()
 
 
+def test_the_gallery_shows_cases_of_every_file(rng: np.random.Generator, sources: list[Source]) -> None:
+    """Identity's cases have no PSNR; they come with what each judge says."""
+    fidelity = sources[1]
+    case = fidelity.results.scenarios[-1]
+    systems = {
+        name: SystemResult("ok", samples={"similarity": {"faceres": [cosine]}})
+        for name, cosine in (("runtime-onnxruntime", 0.81), ("reference-eager", 0.82))
+    }
+    comparison = {"similarity_difference": {"faceres": -0.01}, "pictures": case.comparison["pictures"]}
+    judged = replace(case, id="judged", systems=systems, comparison=comparison)
+    identity = Source(fidelity.path, replace(identity_results(rng), scenarios=(judged,)))
+    reader = Reader(page([fidelity, identity], most_pictures=4))
+    assert len(reader.values("img", "src")) == 4 * 4
+    shown = reader.all_text().partition("4 of 7 cases")[2]
+    judges = "cosine to the photo by faceres: runtime 0.81, reference 0.82"
+    assert 0 < shown.index("PSNR") < shown.index(judges)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [("../secret.png", "lies outside the results' folder"), ("gone.png", "the file is missing or damaged")],

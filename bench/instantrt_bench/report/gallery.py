@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,11 @@ def gallery_cases(path: Path, results: ResultFile) -> list[GalleryCase]:
     return sorted(kept, key=lambda case: case.badness)
 
 
-def gallery(cases: Sequence[GalleryCase], most: int) -> Html:
-    """The first ``most`` cases, and how many there are."""
-    shown = cases[:most]
-    note = f"{len(shown)} of {len(cases)} cases, lowest PSNR first. " if len(shown) < len(cases) else ""
+def gallery(by_file: Sequence[Sequence[GalleryCase]], most: int) -> Html:
+    """The first cases of every file, ``most`` in all and as many of each as there are, and how many there would be."""
+    turns = [(n, case) for turn in zip_longest(*by_file) for n, case in enumerate(turn) if case is not None]
+    shown = [case for _, case in sorted(turns[:most], key=lambda one: one[0])]
+    note = f"{len(shown)} of {len(turns)} cases, lowest PSNR first. " if len(shown) < len(turns) else ""
     hint = f"{note}Click or tap a picture to compare all four enlarged."
     return join(tag("p", hint), *(_case(index, case) for index, case in enumerate(shown, 1)), _zoom())
 
@@ -71,19 +73,29 @@ def _case(index: int, case: GalleryCase) -> Html:
         pictures["difference"] = "needs both pictures"
     name = f"case-{index}"
     tiles = (_tile(f"{name}-{role}", role, pictures[role], notes.get(role, "")) for role in ROLES)
-    found = case.scenario.comparison
-    figures = []
-    if found.get("psnr_db") is not None:
-        figures = [f"PSNR {number(found['psnr_db'])} dB", f"SSIM {ssim_text(found.get('ssim'))}"]
     prompt = case.scenario.parameters.get("prompt")
     caption = tag(
         "p",
         tag("strong", breakable(case.scenario.id)),
         f" \u201c{prompt}\u201d " if prompt else " ",
-        ", ".join(figures),
+        ", ".join(_figures(case.scenario)),
     )
     origin = tag("p", tag("code", case.results.command, class_="command"), class_="origin")
     return tag("article", caption, tag("div", *tiles, class_="tiles"), origin, class_="case", id=name)
+
+
+def _figures(scenario: ScenarioResult) -> Iterator[str]:
+    """How close the two pictures are, and how like the photo each is to every judge, as far as that was measured."""
+    found = scenario.comparison
+    if found.get("psnr_db") is not None:
+        yield f"PSNR {number(found['psnr_db'])} dB"
+        yield f"SSIM {ssim_text(found.get('ssim'))}"
+    for judge in found.get("similarity_difference") or ():
+        cosines = (
+            f"{name.partition('-')[0]} {number(system.samples['similarity'][judge][0])}"
+            for name, system in scenario.systems.items()
+        )
+        yield f"cosine to the photo by {judge}: {', '.join(cosines)}"
 
 
 def difference(runtime: Picture, reference: Picture) -> tuple[Picture | str, str]:

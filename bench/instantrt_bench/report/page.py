@@ -130,10 +130,10 @@ def _trend(history: Sequence[Kept] | None) -> Html:
 
 
 def _gallery(sources: Sequence[Source], most: int) -> Html:
-    cases = [case for source in sources for case in gallery_cases(source.path, source.results)]
-    if not cases:
+    by_file = [cases for source in sources if (cases := gallery_cases(source.path, source.results))]
+    if not by_file:
         return notice("no pictures were kept; `instantrt bench fidelity` and `identity` keep theirs")
-    return gallery(cases, most)
+    return gallery(by_file, most)
 
 
 def _each(sources: Sequence[Source], part: Callable[[ResultFile], Html]) -> list[Html]:
