@@ -20,7 +20,7 @@ from instantrt_bench.latency import BUSY_CPU
 from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult
 from instantrt_bench.statistics import CONFIDENCE, Interval, session_ratio, summarise
 
-Verdict = Literal["slower", "faster", "same", "undecided", "failed", "missing", "worse", "not judged"]
+Verdict = Literal["slower", "faster", "same", "undecided", "failed", "missing", "worse", "better", "not judged"]
 REGRESSIONS = ("slower", "failed", "missing", "worse")
 THRESHOLD = 0.05
 THRESHOLD_APART = 0.25  # for files that were not measured in turn
@@ -29,7 +29,10 @@ LATENCY, CPU_TIME = "latency_ms", "cpu_ms"
 
 SAME_MACHINE = ("host", "cpu", "logical_cpus", "gpu")
 SAME_BUNDLE = ("precision", "dims_sha256")
-SAME_OPTIONS = ("photo", "warm_up", "manifest", "limits")
+SAME_OPTIONS = (
+    *("photo", "warm_up", "manifest", "limits"),
+    *("steps", "guidance_scale", "identity_strength", "adapter_strength", "enhance_face_region", "size"),
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def compare_results(before: ResultFile, after: ResultFile, rule: Rule | None = N
     if before.kind != after.kind:
         return Comparison((), refusals, notes)
     changes = [change for scenario in before.scenarios for change in _changes(scenario, after, rule)]
-    return Comparison(tuple(changes), refusals, notes)
+    return Comparison((*changes, *_overall(before, after)), refusals, notes)
 
 
 def reasons_to_refuse(before: ResultFile, after: ResultFile) -> Iterator[str]:
@@ -203,8 +206,21 @@ def _limited(before: ScenarioResult, after: ScenarioResult) -> Change:
     """Fidelity and identity bring limits of their own: leaving them is what counts."""
     was, now = bool(before.comparison["within_limits"]), bool(after.comparison.get("within_limits"))
     note = "" if now else "; ".join(map(str, after.comparison.get("failures", ()))) or "beyond its limits"
-    verdict: Verdict = "worse" if was and not now else "same" if was == now else "faster"
+    verdict: Verdict = "worse" if was and not now else "same" if was == now else "better"
     return Change(before.id, "limits", verdict, note=note)
+
+
+def _overall(before: ResultFile, after: ResultFile) -> Iterator[Change]:
+    """What fidelity and identity say of all cases together. Only a verdict of "fail" is a regression."""
+    was, now = (results.summary.get("verdict") for results in (before, after))
+    if was is None:
+        return
+    verdict: Verdict = "undecided"
+    if was == now:
+        verdict = "same"
+    elif "fail" in (was, now):
+        verdict = "worse" if now == "fail" else "better"
+    yield Change("all cases", "verdict", verdict, note="" if was == now else f"{was} in A, {now} in B")
 
 
 def _differences(

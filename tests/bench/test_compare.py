@@ -131,6 +131,27 @@ def test_fidelity_regresses_by_leaving_its_limits() -> None:
 
 
 @pytest.mark.parametrize(
+    ("was", "now", "expected"),
+    [
+        ("pass", "pass", "same"),
+        ("pass", "fail", "worse"),
+        ("undecided", "fail", "worse"),
+        ("fail", "fail", "same"),
+        ("fail", "pass", "better"),
+        ("pass", "undecided", "undecided"),
+        ("pass", None, "undecided"),
+    ],
+)
+def test_identity_regresses_by_its_verdict_on_all_cases(was: str, now: str | None, expected: str) -> None:
+    case = ScenarioResult("case", {}, {RUNTIME: SystemResult("ok")})
+    identity = replace(latency_file([[1.0]]), kind="identity", scenarios=(case,))
+    found = compare_results(replace(identity, summary={"verdict": was}), replace(identity, summary={"verdict": now}))
+    (change,) = found.changes
+    assert (change.verdict, found.regressed) == (expected, expected == "worse")
+    assert ("in A" in change.note) == (was != now)
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"machine": {"host": "b", "cpu": "Quick 3000", "logical_cpus": 2}}, "host"),
@@ -140,6 +161,7 @@ def test_fidelity_regresses_by_leaving_its_limits() -> None:
         ({"bundle": {"precision": "fp16", "dims_sha256": "d"}}, "fp16"),
         ({"bundle": {"precision": "fp32", "dims_sha256": "other"}}, "dims_sha256"),
         ({"options": {"photo": "me.jpg"}}, "me.jpg"),
+        ({"options": {"photo": None, "steps": 30}}, "steps is None in A and 30 in B"),
         ({"kind": "identity"}, "identity"),
         ({"scenarios": ()}, "no scenario in common"),
     ],
