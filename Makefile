@@ -70,7 +70,7 @@ $(TYPINGS): $(INSTALLED)
 
 $(CHECKPOINT)/model_index.json: $(INSTALLED) $(SOURCES)
 	rm -rf $(CHECKPOINT)
-	$(RUN) -m instantrt_export.nano $(CHECKPOINT)
+	$(RUN) -m instantrt_export.nano --random-weights 0 $(CHECKPOINT)
 
 $(BUNDLE)/bundle.json: $(CHECKPOINT)/model_index.json
 	$(VENV)/bin/instantrt export $(CHECKPOINT) --out $(BUNDLE) --min-size 64x64 --max-size 256x256

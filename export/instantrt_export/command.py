@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from instantrt.bundle import MANIFEST, Manifest, PictureSizes, read_manifest, write_manifest
 from instantrt.cli.common import print_json
+from instantrt.contracts import Precision
 from instantrt.errors import BundleError
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.export import ExportedNetwork, export_bundle
@@ -32,19 +34,59 @@ def export_command(args: argparse.Namespace) -> None:
         revision=args.revision,
     )
     sizes = picture_sizes(checkpoint, args.size, args.min_size, args.max_size)
-    shapes = export_shapes(sizes, args.slots)
-    manifest = _manifest(checkpoint, args.precision, sizes, shapes)
-    if args.only:
-        manifest = _joined(args.out, manifest)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / MANIFEST).unlink(missing_ok=True)  # until the new manifest is written this is no bundle
-    exported = _export(checkpoint, shapes, args)
-    networks = manifest.networks | {e.name: e.path.relative_to(args.out).as_posix() for e in exported}
-    write_manifest(args.out, _with_networks(manifest, networks))
+    exported = write_bundle(
+        checkpoint,
+        args.out,
+        sizes,
+        slots=args.slots,
+        precision=args.precision,
+        only=args.only,
+        check_parity=not args.no_parity,
+    )
     if args.json:
         print_json({"bundle": str(args.out), "networks": [_record(e) for e in exported]})
     else:
         _print_table(args.out, exported)
+
+
+def write_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    sizes: PictureSizes,
+    *,
+    slots: int | None = None,
+    precision: Precision = "fp32",
+    only: Sequence[str] | None = None,
+    check_parity: bool = True,
+) -> list[ExportedNetwork]:
+    """Exports networks into the bundle ``out``, with progress on a terminal; options as of :func:`export_bundle`.
+
+    Raises:
+        BundleError: ``only`` names networks to add to a bundle that was exported differently.
+    """
+    shapes = export_shapes(sizes, slots)
+    manifest = _manifest(checkpoint, precision, sizes, shapes)
+    if only:
+        manifest = _joined(out, manifest)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MANIFEST).unlink(missing_ok=True)  # until the new manifest is written this is no bundle
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("export")
+        exported = export_bundle(
+            checkpoint,
+            out,
+            shapes=shapes,
+            precision=precision,
+            only=only,
+            check_parity=check_parity,
+            progress=lambda name, done, total: bar.update(
+                task, description=name or "done", completed=done, total=total
+            ),
+        )
+    networks = manifest.networks | {e.name: e.path.relative_to(out).as_posix() for e in exported}
+    write_manifest(out, _with_networks(manifest, networks))
+    return exported
 
 
 def picture_sizes(
@@ -71,7 +113,7 @@ def _extent(low: int, high: int) -> Extent:
     return low if low == high else (low, high)
 
 
-def _manifest(checkpoint: Checkpoint, precision: Any, sizes: PictureSizes, shapes: ExportShapes) -> Manifest:
+def _manifest(checkpoint: Checkpoint, precision: Precision, sizes: PictureSizes, shapes: ExportShapes) -> Manifest:
     return Manifest(
         dims=checkpoint.dims,
         precision=precision,
@@ -107,24 +149,6 @@ def _joined(folder: Path, manifest: Manifest) -> Manifest:
 
 def _with_networks(manifest: Manifest, networks: dict[str, str]) -> Manifest:
     return Manifest(**{**vars(manifest), "networks": networks})
-
-
-def _export(checkpoint: Checkpoint, shapes: ExportShapes, args: argparse.Namespace) -> list[ExportedNetwork]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("export")
-        return export_bundle(
-            checkpoint,
-            args.out,
-            shapes=shapes,
-            precision=args.precision,
-            only=args.only,
-            check_parity=not args.no_parity,
-            progress=lambda name, done, total: bar.update(
-                task, description=name or "done", completed=done, total=total
-            ),
-        )
 
 
 def _record(network: ExportedNetwork) -> dict[str, Any]:

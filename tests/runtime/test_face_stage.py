@@ -181,7 +181,7 @@ def test_similarity_is_umeyamas(source, target):
 
 @pytest.fixture(scope="module")
 def stage() -> FaceStage:
-    models = find_face_models(_package_file("instantrt_export", "nano/faces"))
+    models = find_face_models(_package_file("instantrt_export", "nano/checkpoint/faces"))
     return FaceStage(
         Dims(models.detector_kind, models.detector_px, models.encoder_kind, models.face_px),
         _session(detector_graph(models.detector, models.detector_kind, models.detector_px)),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from instantrt_export.faces.contract_networks import DlibResNet128, TinyFace68
 from instantrt_export.faces.face_api import FACE_PX, FaceResNet, Landmarks68, TinyFaceDetector, load_weights
-from instantrt_export.faces.graphs import FACE_MODELS, store_float16
+from instantrt_export.faces.graphs import FACE_MODELS, store_bytes
 
 OPSET = 18
 
@@ -46,7 +46,7 @@ def convert(package: Path, out: Path) -> None:
         dlib_resnet_128(package), torch.zeros(2, FACE_PX, FACE_PX, 3, dtype=torch.uint8), "faces", ["embedding"]
     )
     for name, model in (("tiny_face_68.onnx", detector), ("dlib_resnet_128.onnx", encoder)):
-        onnx.save(store_float16(model), out / name)
+        onnx.save(store_bytes(model), out / name)
 
 
 def _exported(module: nn.Module, example: Tensor, input_name: str, output_names: list[str]) -> onnx.ModelProto:

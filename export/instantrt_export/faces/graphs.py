@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -97,7 +98,7 @@ def detector_graph(path: Path, kind: str, px: int) -> onnx.ModelProto:
     """
     model = _load(path)
     if kind == "tiny68":
-        return _checked(fold_float16(model), path)
+        return _checked(fold_bytes(model), path)
     rows = [2 * (px // stride) ** 2 for stride in SCRFD_STRIDES]
     heads = [
         (f"{head}_{s}", (n, w)) for head, w in SCRFD_HEADS.items() for s, n in zip(SCRFD_STRIDES, rows, strict=True)
@@ -124,46 +125,96 @@ def encoder_graph(path: Path, kind: str, px: int, embedding_width: int) -> onnx.
     """
     model = _load(path)
     if kind == "dlib":
-        return _checked(fold_float16(model), path)
+        return _checked(fold_bytes(model), path)
     _expect_outputs(model, 1, path)
     _take_pixels(model, "faces", ("n", px), mean=127.5, std=127.5)
     _give(model, [("embedding", ("n", embedding_width))])
     return _checked(model, path)
 
 
-def fold_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` with weights that are stored as float16 and cast to float32 turned into float32 weights, in place."""
+def fold_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The inverse of :func:`store_bytes`, in place: float32 weights, and no arithmetic on them."""
     graph = model.graph
-    weights = {w.name: w for w in graph.initializer if w.data_type == TensorProto.FLOAT16}
-    casts = [n for n in graph.node if n.op_type == "Cast" and n.input[0] in weights]
-    for cast in casts:
-        values = numpy_helper.to_array(weights[cast.input[0]]).astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(values, cast.output[0]))
-        graph.node.remove(cast)
-    used = {name for node in graph.node for name in node.input}
-    for name in weights.keys() - used:
-        graph.initializer.remove(weights[name])
-    return model
-
-
-def store_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The inverse of :func:`fold_float16`, in place: halves the file, and any ONNX runtime still loads it.
-
-    Only the weights of convolutions and linear layers: biases and constants need the precision and are small.
-    """
-    graph = model.graph
-    layers = {node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")}
-    large = [w for w in graph.initializer if w.data_type == TensorProto.FLOAT and w.name in layers]
-    casts = []
-    for weight in large:
-        stored = f"{weight.name}_float16"
-        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), stored))
-        casts.append(helper.make_node("Cast", [stored], [weight.name], to=TensorProto.FLOAT))
-        graph.initializer.remove(weight)
-    nodes = [*casts, *graph.node]
+    stored = {w.name: w for w in graph.initializer}
+    values: dict[str, npt.NDArray[Any]] = {
+        name: numpy_helper.to_array(w) for name, w in stored.items() if w.data_type == TensorProto.UINT8
+    }
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in values:
+            values[node.output[0]] = values[node.input[0]].astype(np.float32)
+        elif node.op_type in ("Mul", "Add") and node.input[0] in values:
+            first, second = values[node.input[0]], numpy_helper.to_array(stored[node.input[1]])
+            values[node.output[0]] = first * second if node.op_type == "Mul" else first + second
+        else:
+            nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [w for w in graph.initializer if w.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in values.items() if name in used)
     return model
+
+
+def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The weights of convolutions and linear layers stored as bytes, in place: a quarter of the file.
+
+    In the graph a weight is ``byte * scale + offset`` with two numbers per output channel. Weights that came from
+    bytes lie on such a grid, and only float32's rounding is lost; others move by at most 1/510 of their channel's span.
+    Any ONNX runtime loads the file.
+    """
+    decoders = []
+    for weight in _layer_weights(model):
+        names = [f"{weight.name}_{part}" for part in ("bytes", "scale", "offset")]
+        parts = _on_grid(numpy_helper.to_array(weight))
+        model.graph.initializer.extend(numpy_helper.from_array(part, n) for part, n in zip(parts, names, strict=True))
+        model.graph.initializer.remove(weight)
+        decoders += [
+            helper.make_node("Cast", [names[0]], [f"{weight.name}_levels"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{weight.name}_levels", names[1]], [f"{weight.name}_scaled"]),
+            helper.make_node("Add", [f"{weight.name}_scaled", names[2]], [weight.name]),
+        ]
+    nodes = [*decoders, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _layer_weights(model: onnx.ModelProto) -> list[TensorProto]:
+    layers = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    return [w for w in model.graph.initializer if w.data_type == TensorProto.FLOAT and w.name in layers]
+
+
+def _on_grid(
+    weight: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Bytes shaped like ``weight`` [O, ...], and each output channel's scale and offset [O, 1, ...]."""
+    rows = weight.reshape(len(weight), -1).astype(np.float64)
+    offset, scale = rows.min(1), np.array([_spacing(row) for row in rows])
+    levels = np.round((rows - offset[:, None]) / scale[:, None])
+    column = (len(weight), *(1,) * (weight.ndim - 1))
+    return (
+        levels.astype(np.uint8).reshape(weight.shape),
+        scale.astype(np.float32).reshape(column),
+        offset.astype(np.float32).reshape(column),
+    )
+
+
+def _spacing(row: npt.NDArray[np.float64]) -> float:
+    """Of the grid of at most 256 values from the smallest to the largest number on which all numbers lie, or nearly."""
+    low, span = float(row.min()), float(np.ptp(row))
+    if span == 0:
+        return 1.0
+    gaps = np.diff(np.sort(row))
+    smallest = float(gaps[gaps > span / 512].min())  # even smaller ones are float32's rounding
+    for parts in range(1, 9):  # the smallest gap that occurs may be several spacings
+        count = round(parts * span / smallest)
+        levels = (row - low) / span * count
+        if count <= 255 and np.abs(levels - np.round(levels)).max() < 2e-3:
+            return span / count
+    return span / 255
 
 
 def _find(folder: Path, role: Role) -> Path | None:

@@ -1,4 +1,4 @@
-"""``python -m instantrt_export.nano OUT [--seed N]`` writes the nano checkpoint."""
+"""``python -m instantrt_export.nano OUT [--random-weights SEED]`` writes the nano checkpoint."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import sys
 from pathlib import Path
 
 from instantrt.errors import InstantRTError
-from instantrt_export.nano.maker import make_nano
+from instantrt_export.nano.maker import copy_trained, make_nano
 
 
 def main() -> int:
     """Parses the command line and writes the checkpoint; 2 after a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m instantrt_export.nano", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write; must be new or empty")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
+    parser.add_argument(
+        "--random-weights",
+        type=int,
+        metavar="SEED",
+        help="seeded random diffusion weights in float32 instead of the trained ones, for tests",
+    )
     arguments = parser.parse_args()
     try:
-        out = make_nano(arguments.out, seed=arguments.seed)
+        random = arguments.random_weights is not None
+        out = make_nano(arguments.out, arguments.random_weights) if random else copy_trained(arguments.out)
     except InstantRTError as error:
         sys.stderr.write(f"{error}\n")
         return 2

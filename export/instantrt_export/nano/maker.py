@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib import resources
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from instantrt.errors import CheckpointError
 from instantrt_export.nano import networks
 from instantrt_export.nano.tokenizer import END, write_tokenizer
 
+TRAINED = Path(__file__).parent / "checkpoint"
+"""The trained checkpoint that comes with the package."""
 # SDXL's scheduler_config.json.
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
@@ -48,11 +51,23 @@ MODEL_INDEX = {
 }
 
 
+@dataclass(frozen=True)
+class NanoParts:
+    """All networks of a nano checkpoint, with the adapter file's tensors by flat name."""
+
+    unet: nn.Module
+    identitynet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    text_encoder_2: nn.Module
+    adapter: Mapping[str, torch.Tensor]
+
+
 def make_nano(out: Path, seed: int = 0) -> Path:
-    """Writes a combined folder of all parts, float32, about 47 MB; the same bytes for the same seed.
+    """Writes a combined folder of all parts, float32, about 38 MB; the same bytes for the same seed.
 
     The diffusion weights are seeded random numbers, so the pictures mean nothing, but every input matters to them. The
-    face networks are real.
+    face networks are real. :func:`copy_trained` writes the trained checkpoint.
 
     Args:
         out: a folder that is new or empty.
@@ -64,34 +79,62 @@ def make_nano(out: Path, seed: int = 0) -> Path:
     Raises:
         CheckpointError: ``out`` holds something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is in use", hint="name a new or an empty folder")
     if not 0 <= seed < 2**31:
         raise CheckpointError(f"The seed must lie in 0..{2**31 - 1}", found=str(seed))
-    out.mkdir(parents=True, exist_ok=True)
+    _expect_empty(out)
     with torch.random.fork_rng(devices=[]):  # constructors draw weights that are then replaced
-        _write_diffusion(out, seed)
-        _write_text(out, seed)
+        return write_nano(out, lambda vocabulary: _random_parts(seed, vocabulary))
+
+
+def write_nano(out: Path, parts: Callable[[int], NanoParts]) -> Path:
+    """Writes tokenizers, face networks, configs, and the networks that ``parts`` gives for the tokenizers' vocabulary.
+
+    Raises:
+        CheckpointError: ``out`` holds something already.
+    """
+    _expect_empty(out)
+    out.mkdir(parents=True, exist_ok=True)
+    vocabulary = write_tokenizer(out / "tokenizer", padding=END)
+    write_tokenizer(out / "tokenizer_2", padding="!")
+    made = parts(vocabulary)
+    for name in ("unet", "vae"):
+        _save(getattr(made, name), out / name)
+    _save(made.identitynet, out / "ControlNetModel")
+    _save_text_encoder(made.text_encoder, out / "text_encoder")
+    _save_text_encoder(made.text_encoder_2, out / "text_encoder_2")
+    save_file(dict(made.adapter), out / "ip-adapter.safetensors", metadata={"format": "pt"})
     _write_json(out / "model_index.json", MODEL_INDEX)
     (out / "scheduler").mkdir()
     _write_json(out / "scheduler" / "scheduler_config.json", SCHEDULER)
-    _copy_faces(out / "faces")
+    shutil.copytree(TRAINED / "faces", out / "faces")
     return out
 
 
-def _write_diffusion(out: Path, seed: int) -> None:
+def copy_trained(out: Path) -> Path:
+    """Copies the trained checkpoint of this package to ``out``, a folder that is new or empty; returns ``out``.
+
+    Raises:
+        CheckpointError: ``out`` holds something already.
+    """
+    _expect_empty(out)
+    return Path(shutil.copytree(TRAINED, out, dirs_exist_ok=True))
+
+
+def _random_parts(seed: int, vocabulary: int) -> NanoParts:
     unet = networks.unet(seed)
-    _save(unet, out / "unet")
-    _save(networks.identitynet(seed), out / "ControlNetModel")
-    _save(networks.vae(seed), out / "vae")
-    save_file(networks.adapter_weights(seed, unet), out / "ip-adapter.safetensors", metadata={"format": "pt"})
+    return NanoParts(
+        unet,
+        networks.identitynet(seed),
+        networks.vae(seed),
+        networks.text_encoder(seed, vocabulary),
+        networks.text_encoder_2(seed, vocabulary),
+        networks.adapter_weights(seed, unet),
+    )
 
 
-def _write_text(out: Path, seed: int) -> None:
-    vocabulary = write_tokenizer(out / "tokenizer", padding=END)
-    write_tokenizer(out / "tokenizer_2", padding="!")
-    _save_text_encoder(networks.text_encoder(seed, vocabulary), out / "text_encoder")
-    _save_text_encoder(networks.text_encoder_2(seed, vocabulary), out / "text_encoder_2")
+def _expect_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} is in use", hint="name a new or an empty folder")
 
 
 def _save(model: Any, folder: Path) -> None:
@@ -107,15 +150,6 @@ def _save_text_encoder(model: nn.Module, folder: Path) -> None:
     names = {name: name if name.startswith("text_projection.") else f"text_model.{name}" for name in bare}
     weights = {names[name]: tensor for name, tensor in bare.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _copy_faces(folder: Path) -> None:
-    """The face networks of the package: ONNX files, and beside them their licence and origin."""
-    folder.mkdir()
-    for file in resources.files(__package__).joinpath("faces").iterdir():
-        if file.is_file():
-            with resources.as_file(file) as path:
-                shutil.copyfile(path, folder / path.name)
 
 
 def _write_json(path: Path, data: object) -> None:

@@ -39,7 +39,7 @@ _BLOCKS = {
 }
 
 
-def unet(seed: int) -> nn.Module:
+def new_unet() -> nn.Module:
     """UNet2DConditionModel: 3 levels with cross-attention at each."""
     model: nn.Module = UNet2DConditionModel(
         sample_size=PICTURE_PX // VAE_SCALE,
@@ -47,21 +47,33 @@ def unet(seed: int) -> nn.Module:
         up_block_types=("CrossAttnUpBlock2D",) * len(_CHANNELS),
         **_BLOCKS,
     )
+    return model
+
+
+def unet(seed: int) -> nn.Module:
+    """:func:`new_unet` with random weights whose prediction follows its input."""
+    model = new_unet()
     fill_with_random(model, "unet", seed)
     _scale(model, "conv_out.weight", 0.7)
     pass_latents_through(model, share=1.2)
     return model
 
 
-def identitynet(seed: int) -> nn.Module:
-    """ControlNetModel with the UNet's blocks and no zero convolutions."""
+def new_identitynet() -> nn.Module:
+    """ControlNetModel with the UNet's blocks."""
     model: nn.Module = ControlNetModel(conditioning_embedding_out_channels=(8, 16, 32, 64), **_BLOCKS)
+    return model
+
+
+def identitynet(seed: int) -> nn.Module:
+    """:func:`new_identitynet` with random weights, and no convolution zero."""
+    model = new_identitynet()
     fill_with_random(model, "identitynet", seed)
     return model
 
 
-def vae(seed: int) -> nn.Module:
-    """AutoencoderKL with SDXL's scaling; pictures of plain latents use about half of the range of a picture."""
+def new_vae(scaling_factor: float) -> nn.Module:
+    """AutoencoderKL whose latents times ``scaling_factor`` are what is denoised."""
     model: nn.Module = AutoencoderKL(
         block_out_channels=(24, 48, 64, 96),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -70,32 +82,54 @@ def vae(seed: int) -> nn.Module:
         norm_num_groups=8,
         latent_channels=4,
         sample_size=PICTURE_PX,
-        scaling_factor=0.13025,
+        scaling_factor=scaling_factor,
         force_upcast=False,
     )
+    return model
+
+
+def vae(seed: int) -> nn.Module:
+    """:func:`new_vae` with SDXL's scaling; pictures of plain latents use about half of the range of a picture."""
+    model = new_vae(scaling_factor=0.13025)
     fill_with_random(model, "vae", seed)
     _scale(model, "decoder.conv_out.weight", 0.5)
     return model
 
 
-def text_encoder(seed: int, vocabulary: int) -> nn.Module:
+def new_text_encoder(vocabulary: int) -> nn.Module:
     """CLIPTextModel, as SDXL's first."""
     model: nn.Module = CLIPTextModel(_text_config("quick_gelu", vocabulary, pad=vocabulary - 1))
+    return model
+
+
+def text_encoder(seed: int, vocabulary: int) -> nn.Module:
+    """:func:`new_text_encoder` with random weights."""
+    model = new_text_encoder(vocabulary)
     fill_with_random(model, "text_encoder", seed)
     return model
 
 
-def text_encoder_2(seed: int, vocabulary: int) -> nn.Module:
+def new_text_encoder_2(vocabulary: int) -> nn.Module:
     """CLIPTextModelWithProjection, as SDXL's second."""
     model: nn.Module = CLIPTextModelWithProjection(_text_config("gelu", vocabulary, pad=0))
+    return model
+
+
+def text_encoder_2(seed: int, vocabulary: int) -> nn.Module:
+    """:func:`new_text_encoder_2` with random weights."""
+    model = new_text_encoder_2(vocabulary)
     fill_with_random(model, "text_encoder_2", seed)
     return model
 
 
+def new_resampler() -> Resampler:
+    """Face embeddings to 16 face tokens."""
+    return Resampler(ResamplerShape(128, 2, 2, 16, FACE_EMBEDDING_WIDTH, TOKEN_WIDTH, 256))
+
+
 def adapter_weights(seed: int, unet: nn.Module) -> dict[str, torch.Tensor]:
     """The adapter file's tensors by flat name: the Resampler and the face attention of every cross-attention."""
-    shape = ResamplerShape(128, 2, 2, 16, FACE_EMBEDDING_WIDTH, TOKEN_WIDTH, 256)
-    resampler = Resampler(shape)
+    resampler = new_resampler()
     fill_with_random(resampler, "image_proj", seed)
     weights = {f"image_proj.{name}": tensor for name, tensor in resampler.state_dict().items()}
     for site in face_attention_sites(unet, VAE_SCALE):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from instantrt.cli.common import ProgressLine, parse_size, print_json
+from instantrt.cli.packaged import add_bundle_arguments, find_bundle
 from instantrt.errors import RequestError
 
 HELP = "make pictures of a person from one photo"
@@ -16,7 +17,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments; defaults are those of the request."""
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    add_bundle_arguments(parser)
     parser.add_argument("--face", metavar="PHOTO", required=True, help="the photo whose person is shown")
     parser.add_argument("--prompt", metavar="TEXT", required=True)
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="with samples, FILE-1, FILE-2, ...")
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
 
     files = output_files(args.out, args.samples)
     with InstantID.load(
-        args.bundle,
+        find_bundle(args),
         target=args.target,
         threads=args.threads,
         device=args.device,

@@ -1,0 +1,1 @@
+"""What the trained nano checkpoint can do, measured through the runtime."""
