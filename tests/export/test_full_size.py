@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from instantrt.contracts import Residual, network_contracts
+from instantrt_export.full_size.__main__ import broken_limits
 from instantrt_export.full_size.checkpoint import allocate, random_checkpoint
 from instantrt_export.full_size.measure import run_measured
 from instantrt_export.full_size.numbers import LIMIT, compare_step
@@ -95,6 +97,23 @@ def test_a_childs_own_memory_and_output_are_measured(tmp_path: Path, monkeypatch
 def test_a_failed_child_is_told() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         run_measured("no_such_module", [])
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, []),
+        ({"total_seconds": 1501}, ["the whole run, s: 1501, the limit is 1500"]),
+        ({"peak_memory_gb": 19.5}, ["peak memory, GB: 19.5, the limit is 19"]),
+        ({"networks": [{"name": "unet", "activation_bytes": 671_000_000}]}, ["activations of the unet"]),
+    ],
+)
+def test_a_run_that_takes_too_much_says_of_what(more: dict[str, Any], told: list[str]) -> None:
+    unet = {"name": "unet", "activation_bytes": 308_669_952}
+    report = {"networks": [unet], "total_seconds": 1408.1, "peak_memory_gb": 12.32} | more
+    broken = broken_limits(report)
+    assert len(broken) == len(told)
+    assert all(text in line for text, line in zip(told, broken, strict=True))
 
 
 @pytest.mark.slow
