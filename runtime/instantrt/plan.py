@@ -313,7 +313,7 @@ def _stale_plan(
     bundle: Path, target: str, network: str, ingredient: str, found: str, expected: str, extra: str = ""
 ) -> PlanError:
     return PlanError(
-        f"the {target} plan of {network} is stale: its {ingredient} does not fit",
+        f"the {target} plan of {network} is stale: wrong {ingredient}",
         ingredient=ingredient,
         found=f"{found}; expected: {expected}",
         hint=f"build it again with {build_command(bundle, target, network)}{extra}",

@@ -94,7 +94,7 @@ def test_a_plan_without_a_flag_that_every_plan_gets_is_refused_and_built_again(b
     (result,) = build(bundle, PROJECTION)
     assert result.record.identity.options == {"flags": "REQUIRE_USER_ALLOCATION"}
     write_record(bundle, replace(result.record, identity=replace(result.record.identity, options={"flags": ""})))
-    with pytest.raises(PlanError, match="its options does not fit"):
+    with pytest.raises(PlanError, match="is stale: wrong options"):
         open_plan(Bundle.open(bundle), TARGET, "image_projection")
     (again,) = build(bundle, PROJECTION)
     assert "options" in again.reason

@@ -122,7 +122,7 @@ def test_flops_agree_with_torchs_own_counter(nano_checkpoint: Path, nano_bundle_
 
 def test_inspect_says_when_plans_do_not_hold_the_size_or_do_not_fit(static: Path, capsys) -> None:
     assert main(["inspect", str(static), "--slots", "4"]) == 0
-    assert "its profiles does not fit" in capsys.readouterr().out
+    assert "is stale: wrong profiles" in capsys.readouterr().out
     assert main(["inspect", str(static), "--vram", "500MB"]) == 0
     assert "does not fit into 0.50 GB" in capsys.readouterr().out
     assert main(["inspect", str(static), "--slots", "4", "--vram", "8GB"]) == 1

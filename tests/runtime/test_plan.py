@@ -138,7 +138,7 @@ def test_each_changed_ingredient_makes_the_plan_stale_and_is_named(bundle: Path,
         load_as_the_runtime_does(bundle)
     assert error.value.ingredient == ingredient
     message = str(error.value)
-    assert f"is stale: its {ingredient} does not fit" in message
+    assert f"is stale: wrong {ingredient}" in message
     assert "expected" in message
     assert f"`instantrt build {bundle} --target {TARGET} --only unet`" in message
     (changed,) = CHANGES[ingredient].values()
@@ -171,14 +171,14 @@ def test_a_plan_of_another_bundle_is_foreign(bundle: Path, tmp_path: Path) -> No
     other = make_bundle(tmp_path / "other", b"other weights" * 50)
     make_plan(other)
     shutil.copytree(other / "plans", bundle / "plans")
-    with pytest.raises(PlanError, match="its onnx does not fit"):
+    with pytest.raises(PlanError, match="is stale: wrong onnx"):
         open_plan(Bundle.open(bundle), TARGET, "unet")
 
 
 def test_exported_again_the_bundle_refuses_its_old_plans(bundle: Path) -> None:
     make_plan(bundle)
     make_bundle(bundle, b"new weights")
-    with pytest.raises(PlanError, match="its onnx does not fit"):
+    with pytest.raises(PlanError, match="is stale: wrong onnx"):
         open_plan(Bundle.open(bundle), TARGET, "unet")
 
 
