@@ -6,7 +6,8 @@ threshold, and its bootstrap interval lies above 1. What ran in A and is missing
 Two things make that hold on a machine that is noisy. Where other processes kept the CPU busy, latencies say little, and
 the CPU time of the system's own process is judged instead. And files count as measured in turn only if their sessions
 alternate in time, as those of ``instantrt bench gate`` do: between files that were measured one after the other lies
-whatever the machine did meanwhile, which no number of samples shows, so only much larger changes count there.
+whatever the machine did meanwhile, which no number of samples shows, so only much larger changes count there. Sessions
+in turn are compared in pairs, neighbour with neighbour, so that what slowed down both cancels.
 """
 
 from __future__ import annotations
@@ -187,9 +188,9 @@ def _timed(before: ScenarioResult, after: ScenarioResult, name: str, rule: Rule)
     busy = any(BUSY_CPU in side.comparison.get("flags", ()) for side in sides)
     metric = CPU_TIME if busy and all(s.get(CPU_TIME) for s in samples) else LATENCY
     a, b = (sessions_of(s, metric) for s in samples)
-    ratio = session_ratio(b, a, confidence=rule.confidence)
-    before_ms, after_ms = (summarise(s[metric])["p50"] for s in samples)
     alternating = in_turn(before, after)
+    ratio = session_ratio(b, a, paired=alternating and len(a) == len(b), confidence=rule.confidence)
+    before_ms, after_ms = (summarise(s[metric])["p50"] for s in samples)
     note = "" if alternating else f"not measured in turn: only changes of {rule.threshold_apart:.0%} count"
     return Change(before.id, name, rule.judge(ratio, alternating), metric, ratio, before_ms, after_ms, note)
 

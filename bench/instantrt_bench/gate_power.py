@@ -109,9 +109,9 @@ def gate_power(
         first = rng.integers(2)
         a = [drawn[2 * i + (i + first) % 2] for i in range(per_side)]
         b = [drawn[2 * i + (i + first + 1) % 2] for i in range(per_side)]
-        alarms += rule.judge(session_ratio(b, a), in_turn=True) == "slower"
+        alarms += rule.judge(session_ratio(b, a, paired=True), in_turn=True) == "slower"
         slower = [x * (1 + slowdown) for x in b]
-        found += rule.judge(session_ratio(slower, a), in_turn=True) == "slower"
+        found += rule.judge(session_ratio(slower, a, paired=True), in_turn=True) == "slower"
     return Power(metric, Share.from_counts(alarms, pairs), Share.from_counts(found, pairs))
 
 
@@ -171,10 +171,10 @@ def _said(power: Power, slowdown: float) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m instantrt_bench.gate_power", description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--sessions", type=int, default=40, help="to record (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=60, help="to record (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=12, help="in each (default: the gate's, %(default)s)")
     parser.add_argument(
-        "--per-side", type=int, default=5, help="sessions of A and B (default: the gate's, %(default)s)"
+        "--per-side", type=int, default=8, help="sessions of A and B (default: the gate's, %(default)s)"
     )
     parser.add_argument("--pairs", type=int, default=200, help="resampled (default: %(default)s)")
     parser.add_argument("--slowdown", type=float, default=0.10, help="planted (default: %(default)s)")

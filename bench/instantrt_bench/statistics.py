@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from math import comb
 from typing import Any
@@ -120,6 +120,7 @@ def session_ratio(
     numerator: Sequence[Samples],
     denominator: Sequence[Samples],
     *,
+    paired: bool = False,
     confidence: float = CONFIDENCE,
     resamples: int = RESAMPLES,
 ) -> Interval:
@@ -132,18 +133,24 @@ def session_ratio(
     Args:
         numerator: one list of samples per session.
         denominator: likewise; neither the sessions nor the samples need to be as many.
+        paired: session i of the one ran next to session i of the other. They are then drawn together, so what slowed
+            both down cancels.
         confidence: of the interval.
         resamples: how many.
 
     Raises:
-        ValueError: a sample is not positive, or there is no session.
+        ValueError: a sample is not positive, there is no session, or not as many where they are paired.
     """
     rng = np.random.default_rng(SEED)
     sides = [[_positive(samples) for samples in sessions] for sessions in (numerator, denominator)]
     if not all(sides):
         raise ValueError("a ratio needs at least one session on each side")
+    chosen = [rng.integers(len(side), size=(resamples, len(side))) for side in sides]
+    if paired:
+        _check_pairs(*sides)
+        chosen[1] = chosen[0]
     above, below = (np.mean([np.log(np.median(samples)) for samples in side]) for side in sides)
-    drawn = [_drawn_log_medians(side, resamples, rng) for side in sides]
+    drawn = [_drawn_log_medians(side, places, rng) for side, places in zip(sides, chosen, strict=True)]
     count = min(sum(map(len, side)) for side in sides)
     return _percentile_interval(float(np.exp(above - below)), np.exp(drawn[0] - drawn[1]), confidence, count)
 
@@ -183,10 +190,12 @@ def paired_mean_difference(
 
 
 def _drawn_log_medians(
-    sessions: Sequence[npt.NDArray[np.float64]], resamples: int, rng: np.random.Generator
+    sessions: Sequence[npt.NDArray[np.float64]], chosen: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Of each resample, the mean over its sessions of the logarithm of their medians: f64 [resamples]."""
-    chosen = rng.integers(len(sessions), size=(resamples, len(sessions)))
+    """Of each resample, the mean over its sessions of the logarithm of their medians: f64 [resamples].
+
+    ``chosen`` [resamples, sessions] holds the numbers of the sessions that each resample has drawn.
+    """
     medians = np.empty(chosen.shape)
     for number, x in enumerate(sessions):
         places = chosen == number  # every session that was drawn is resampled anew
@@ -218,6 +227,6 @@ def _positive(samples: Samples) -> npt.NDArray[np.float64]:
     return x
 
 
-def _check_pairs(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
+def _check_pairs(a: Sized, b: Sized) -> None:
     if len(a) != len(b):
-        raise ValueError(f"samples must come in pairs, not {len(a)} and {len(b)}")
+        raise ValueError(f"there must be pairs, not {len(a)} and {len(b)}")

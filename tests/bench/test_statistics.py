@@ -138,6 +138,20 @@ def test_the_ratio_of_sessions_draws_sessions_and_then_samples(rng: np.random.Ge
     assert ours.high - ours.low > blind.high - blind.low  # samples of a session are no new sessions
 
 
+def test_paired_sessions_cancel_what_hits_both(rng: np.random.Generator) -> None:
+    drift = rng.uniform(1, 2, size=8)  # a machine that slows down for minutes
+    below, above = ([list(ms * d * rng.lognormal(0, 0.01, 12)) for d in drift] for ms in (10, 20))
+    paired, independent = (session_ratio(above, below, paired=paired) for paired in (True, False))
+    assert paired.estimate == independent.estimate == pytest.approx(2, rel=0.03)
+    assert paired.high - paired.low < 0.08 < independent.high - independent.low
+
+
+def test_paired_sessions_by_hand() -> None:
+    """Without spread within: drawing two pairs of ratios 1 and 4 gives the geometric means 1, 2, 2 and 4."""
+    found = session_ratio([[3.0] * 3, [8.0] * 2], [[3.0] * 2, [2.0] * 3], paired=True)
+    assert (found.low, found.estimate, found.high) == pytest.approx((1, 2, 4))
+
+
 def test_paired_mean_difference_by_hand_and_by_scipy(rng: np.random.Generator) -> None:
     assert paired_mean_difference([1, 2, 6], [0, 3, 3]).estimate == 1
     a, b = rng.normal(1, 1, 40), rng.normal(0, 1, 40)
@@ -191,6 +205,7 @@ def test_the_same_samples_give_the_same_interval(above: list[float], below: list
         (lambda: paired_ratio([1, 2], [1]), "pairs"),
         (lambda: session_ratio([], [[1]]), "at least one session"),
         (lambda: session_ratio([[1]], [[0]]), "positive"),
+        (lambda: session_ratio([[1]], [[1], [2]], paired=True), "pairs"),
         (lambda: paired_mean_difference([1, 2], [1]), "pairs"),
         (lambda: paired_mean_difference([1, 2], [1, 2], clusters="a"), "1 cluster keys for 2"),
         (lambda: ratio_of_medians([1], [1], confidence=1), "confidence"),
