@@ -115,7 +115,7 @@ def test_unreadable_manifests(tmp_path: Path, name: str) -> None:
         read_manifest(tmp_path / name)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200), suffix=st.sampled_from([".json", ".csv"]))
 def test_any_bytes_give_a_manifest_or_a_clear_error(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"any{suffix}"

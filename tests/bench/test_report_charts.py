@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instantrt_bench.report.axis import Axis
@@ -18,6 +18,7 @@ VALUES = st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e
 POSITIVE = st.floats(1e-9, 1e9)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
 def test_text_and_attributes_come_back_as_they_were(text: str) -> None:
     element = ET.fromstring(tag("p", text, title=text))
@@ -80,6 +81,7 @@ def test_linear_ticks_are_round(values: list[float], zero: bool, ticks: tuple[fl
     assert Axis.linear(values, zero=zero).ticks == pytest.approx(ticks)
 
 
+@settings(deadline=None)
 @given(st.lists(VALUES, min_size=1), st.booleans())
 def test_a_linear_axis_holds_all_values_with_two_to_eight_ticks(values: list[float], zero: bool) -> None:
     axis = Axis.linear(values, zero=zero)
@@ -90,6 +92,7 @@ def test_a_linear_axis_holds_all_values_with_two_to_eight_ticks(values: list[flo
     assert not zero or axis.low <= 0 <= axis.high
 
 
+@settings(deadline=None)
 @given(st.lists(POSITIVE, min_size=1))
 def test_a_logarithmic_axis_holds_all_values_with_two_to_eight_ticks(values: list[float]) -> None:
     axis = Axis.logarithmic(values)

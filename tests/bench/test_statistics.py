@@ -52,6 +52,7 @@ def test_the_medians_interval_has_the_textbooks_ranks(n: int, ranks: tuple[int, 
 
 
 @given(POSITIVE)
+@settings(deadline=None)
 def test_the_medians_interval_is_scipys_quantile_test(samples: list[float]) -> None:
     interval = median_interval(samples)
     assert interval.low <= interval.estimate <= interval.high
@@ -187,7 +188,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(rng: np.random.Generator)
 
 
 @given(POSITIVE, POSITIVE)
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_same_samples_give_the_same_interval(above: list[float], below: list[float]) -> None:
     first, second = (ratio_of_medians(above, below, resamples=50) for _ in range(2))
     assert first == second
