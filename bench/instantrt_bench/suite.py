@@ -91,10 +91,13 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
         return ("bench", kind, *common, *threads, *more)
 
     compiled = ("--systems", RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED) if options.compiled else ()
+    pictures = ("--guidance-scale", f"{options.guidance_scale:g}")
+    if options.manifest is not None:
+        pictures += ("--manifest", str(options.manifest))
     return {
         "latency": command("latency", "--max-seconds", SCENARIO_SECONDS, "--measure-peak", *compiled),
-        "fidelity": command("fidelity"),
-        "identity": command("identity", "--seeds", *IDENTITY_SEEDS),
+        "fidelity": command("fidelity", *pictures),
+        "identity": command("identity", *pictures, "--seeds", *IDENTITY_SEEDS),
     }
 
 
@@ -137,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", help="the checkpoint it was made from: folder or hub id")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--threads", type=int, help="of each system; default: all that may be used")
+    parser.add_argument("--manifest", type=Path, help="photos and prompts of fidelity and identity; default: theirs")
+    parser.add_argument("--guidance-scale", type=float, default=5.0, help="likewise (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="measure the reference under torch.compile as well")
     return parser
 

@@ -89,10 +89,12 @@ def test_all_benchmarks_run_even_if_one_is_not_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fidelity_status: int
 ) -> None:
     (tmp_path / "identity.json").write_text("of an earlier run")
-    status, ran = run_suite(tmp_path, monkeypatch, "--compiled", fidelity=fidelity_status)
+    options = ("--compiled", "--manifest", "people.json", "--guidance-scale", "3")
+    status, ran = run_suite(tmp_path, monkeypatch, *options, fidelity=fidelity_status)
     assert status == fidelity_status
     assert ran.kinds == ["latency", "fidelity", "identity", "report"]
     assert "reference-compiled" in ran.ran[0]
+    assert ["people.json" in arguments for arguments in ran.ran] == [False, True, True, False]
     assert {str(tmp_path / f"{kind}.json") for kind in SUMMARIES} <= set(ran.ran[-1])
     assert json.loads((tmp_path / "bench.json").read_text())["exit_status"]["fidelity"] == fidelity_status
     history = ran.ran[-1][ran.ran[-1].index("--history") + 1]
