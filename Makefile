@@ -37,11 +37,17 @@ full-size-numbers: $(INSTALLED)
 cuda-loop: $(BUNDLE)/bundle.json
 	PYTHONPATH=tests $(RUN) -m doubles.cuda_loop $(BUNDLE) $(CHECKPOINT) --out $(OUT)/cuda
 
-bench: $(BUNDLE)/bundle.json
-	$(RUN) -m instantrt_bench.suite $(BUNDLE) $(CHECKPOINT) --out $(OUT)/bench
+PEOPLE = $(OUT)/nano/people/manifest.json
+SUITE = $(RUN) -m instantrt_bench.suite $(BUNDLE) $(CHECKPOINT) --manifest $(PEOPLE) --guidance-scale 3 --out $(OUT)/bench
 
-bench-full: $(BUNDLE)/bundle.json
-	$(RUN) -m instantrt_bench.suite $(BUNDLE) $(CHECKPOINT) --out $(OUT)/bench --compiled
+bench: $(BUNDLE)/bundle.json $(PEOPLE)
+	$(SUITE)
+
+bench-full: $(BUNDLE)/bundle.json $(PEOPLE)
+	$(SUITE) --compiled
+
+$(PEOPLE): $(INSTALLED)
+	$(RUN) -m instantrt_bench.nano.manifest $(@D)
 
 # Read by `instantrt bench compare` and `bench report`, like all other results.
 bench-micro: $(INSTALLED)
