@@ -106,7 +106,9 @@ def _parse(api: TensorRT, network: trt.INetworkDefinition, logger: trt.ILogger, 
     quoted = []
     for index in range(min(parser.num_errors, QUOTED_ERRORS)):
         refusal = parser.get_error(index)
-        quoted.append(f"node {refusal.node_name()!r} ({refusal.node_operator()}): {words(refusal.desc())}")
+        quoted.append(
+            f"node {refusal.node_name() or 'without a name'} ({refusal.node_operator()}): {words(refusal.desc())}"
+        )
     raise BuildError(
         f"{job.flavour.product} does not accept the ONNX graph of {job.contract.name}",
         found="; ".join(quoted or log.errors[:QUOTED_ERRORS]) or "no reason given",
@@ -160,8 +162,7 @@ def _build_to_file(
         raise (NoAttentionKernelError if refused else BuildError)(
             f"{job.flavour.product} could not build {job.contract.name}",
             found="; ".join(log.errors[:QUOTED_ERRORS]) or "no reason given",
-            hint=f"read TensorRT's full log, which --log FILE keeps; profiles: {_describe_all(job.profiles)}; "
-            f"contract: {_describe(job.contract)}",
+            hint=_what_to_try(job),
         )
     return FileRecord(sink.written, sink.digest.hexdigest())
 
@@ -203,6 +204,14 @@ def stream_writer(api: TensorRT, sink: PlanSink) -> trt.IStreamWriter:
 
     writer: trt.IStreamWriter = Writer()
     return writer
+
+
+def _what_to_try(job: Job) -> str:
+    on_gpu = ", ".join(sorted(job.flavour.on_gpu & set(job.options.asked)))
+    return (
+        f"{f'{on_gpu} needs a machine with a GPU; otherwise ' if on_gpu else ''}read TensorRT's full log, which "
+        f"--log FILE keeps; profiles: {_describe_all(job.profiles)}; contract: {_describe(job.contract)}"
+    )
 
 
 def _describe(contract: NetworkContract) -> str:

@@ -17,9 +17,10 @@ from rich.table import Table
 from instantrt.bundle import Bundle
 from instantrt.cli.common import print_json
 from instantrt.errors import RequestError
+from instantrt.plan import describe_profile
 from instantrt_engines.build import BuildProgress, BuildRequest, BuildResult, build_plans
 from instantrt_engines.inspect import BundleReport, Sizes, inspect_bundle, report_json
-from instantrt_engines.memory import RESERVE_BYTES, Fit
+from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, Fit
 from instantrt_engines.options import BuildOptions
 from instantrt_engines.profiles import ShapeOptions
 
@@ -48,6 +49,8 @@ def inspect_command(args: argparse.Namespace) -> None:
         print_json(report_json(report, args.vram))
         return
     _print_report(report)
+    if args.tensors:
+        _print_tensors(report)
     if args.vram is not None:
         print_fit(report.fit(args.vram), args.vram)
 
@@ -145,22 +148,47 @@ def _print_table(results: list[BuildResult]) -> None:
 def _print_report(report: BundleReport) -> None:
     sizes, console = report.sizes, wide_console()
     say = partial(console.print, highlight=False, soft_wrap=True)
-    say(
-        f"{report.bundle.folder}: {report.bundle.precision}, target {report.target or 'none built'}; one call at "
-        f"{sizes.width}x{sizes.height}, {sizes.slots} slot(s), {sizes.halves} guidance halves"
-    )
+    plans = f"{report.target} plans" if report.target else "no plans built"
+    say(f"{report.bundle.folder}: {report.bundle.precision}, {plans}")
+    guidance = "on" if sizes.halves == 2 else "off"
+    say(f"one call at {sizes.width}x{sizes.height}, slots {sizes.slots}, guidance {guidance}\n")
     console.print(_cost_table(report))
     for network in report.networks:
         if network.plan_problem is not None:
-            say(f"{network.contract.name}: {network.plan_problem}")
-    memory = report.memory
-    if memory is not None:
-        weights = ", ".join(f"{stage} {count / 1e6:.1f}" for stage, count in memory.weights.items())
-        say(
-            f"device memory {memory.total_bytes / 1e6:.1f} MB: weights {weights}; shared arena "
-            f"{memory.arena_bytes / 1e6:.1f}; buffers {memory.buffer_bytes / 1e6:.1f}; "
-            f"assumed for CUDA and TensorRT {RESERVE_BYTES / 1e6:.0f}"
-        )
+            say(network.plan_problem)
+    if report.memory is not None:
+        say("")
+        console.print(_memory_table(report.memory))
+
+
+def _memory_table(memory: DeviceMemory) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("device memory")
+    table.add_column("MB", justify="right", no_wrap=True)
+    parts = {f"weights, {stage}": count for stage, count in memory.weights.items()} | {
+        "activations, one arena for all": memory.arena_bytes,
+        "inputs and outputs": memory.buffer_bytes,
+        "CUDA and TensorRT (assumed)": RESERVE_BYTES,
+        "in all": memory.total_bytes,
+    }
+    for part, count in parts.items():
+        table.add_row(part, megabytes(count))
+    return table
+
+
+def _print_tensors(report: BundleReport) -> None:
+    """The inputs and outputs of every network with their shapes, and the profile that holds them."""
+    say = partial(wide_console().print, highlight=False, soft_wrap=True, markup=False)
+    for network in report.networks:
+        contract, plan = network.contract, network.plan
+        title = f"\n{contract.name}"
+        if plan is not None and network.profile is not None:
+            title += f", profile {describe_profile(plan.record.identity.profiles[network.profile])}"
+        say(title)
+        for kind, specs in (("in", contract.inputs), ("out", contract.outputs)):
+            for spec in specs:
+                dtype = str(spec.numpy_dtype(report.bundle.precision))
+                say(f"  {kind:<3} {spec.name:<20} {dtype:<7} {list(spec.resolve(report.sizes.symbols))}")
 
 
 def _cost_table(report: BundleReport) -> Table:

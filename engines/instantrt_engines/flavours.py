@@ -69,6 +69,7 @@ class Flavour:
         options: names of the options of :class:`BuildOptions` that it has.
         default_compute: what plans run on unless asked otherwise; None: the GPU that they are built on.
         capabilities: compute capabilities that ``compute`` may name, with TensorRT's names for them.
+        on_gpu: the options that it has only on a machine with a GPU.
         always: builder flags that every plan gets, unless an option of :data:`OPTION_EXCLUDES` forbids them.
     """
 
@@ -79,6 +80,7 @@ class Flavour:
     options: frozenset[str]
     default_compute: tuple[str, ...] | None
     capabilities: dict[str, str]
+    on_gpu: frozenset[str] = frozenset()
     always: tuple[str, ...] = ()
 
     def load(self) -> TensorRT:
@@ -269,6 +271,7 @@ FLAVOURS = {
             load_module=load_rtx,
             options=COMMON_OPTIONS | {"compute"},
             default_compute=("8.0", "8.6", "8.9", "12.0+"),
+            on_gpu=frozenset({"strip_weights"}),
             always=CAPTURE_FLAGS["tensorrt-rtx"],
             capabilities={c: f"SM{c.replace('.', '')}" for c in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")},
         ),

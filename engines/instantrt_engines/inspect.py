@@ -16,7 +16,7 @@ from instantrt_engines.cost import Cost, cost_of
 from instantrt_engines.flavours import FLAVOURS
 from instantrt_engines.graph import ShapedGraph, load_graph
 from instantrt_engines.memory import DeviceMemory, Fit, NetworkMemory, device_memory, fit_into
-from instantrt_engines.profiles import FACES, PROMPTS, TIMESTEPS
+from instantrt_engines.profiles import FACES, PROMPTS, TIMESTEPS, ShapeOptions, check_within
 
 PRECISIONS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
@@ -116,9 +116,13 @@ def inspect_bundle(bundle: Bundle, target: str | None, sizes: Sizes) -> BundleRe
     Args:
         bundle: opened.
         target: whose plans to look at; None for the first target that has any.
-        sizes: the sizes to report at; must be within what the bundle was exported for.
+        sizes: the sizes to report at.
+
+    Raises:
+        BuildOptionError, RequestError: sizes outside what the bundle was exported for.
     """
-    bundle.manifest.sizes.check(sizes.width, sizes.height)
+    slots = (sizes.slots, sizes.slots, sizes.slots)
+    check_within(ShapeOptions(slots, ((sizes.width, sizes.height),), halves=(sizes.halves,)), bundle.manifest)
     target = target or _target_with_plans(bundle)
     networks = [c for name, c in bundle.contracts.items() if name in bundle.manifest.networks]
     return BundleReport(bundle, target, sizes, tuple(_network_report(bundle, target, c, sizes) for c in networks))
@@ -156,7 +160,7 @@ def _network_report(bundle: Bundle, target: str | None, contract: NetworkContrac
             plan = open_plan(bundle, target, contract.name)
             profile = plan.profile(_clamped(plan, sizes.symbols))
         except PlanError as error:
-            problem = error.what if error.found is None else f"{error.what}: {error.found}"
+            problem = error.what if error.found is None else f"{error.what}; found {error.found}"
     return NetworkReport(contract, _precision(graph), cost_of(graph), plan, problem, profile)
 
 

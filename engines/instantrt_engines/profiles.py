@@ -66,12 +66,13 @@ def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Man
 def check_within(options: ShapeOptions, manifest: Manifest) -> None:
     """Raise :class:`BuildOptionError` unless the bundle's graphs accept everything that is asked for."""
     for what, low, high, allowed in (
-        ("batch", options.batch[0], options.batch[2], manifest.slots),
+        ("slots", options.batch[0], options.batch[2], manifest.slots),
         ("guidance halves", min(options.halves), max(options.halves), manifest.halves),
     ):
         if not allowed[0] <= low <= high <= allowed[1]:
+            asked = str(low) if low == high else f"{low} to {high}"
             raise BuildOptionError(
-                f"the {what} {low} to {high} is outside what this bundle was exported for",
+                f"{what} {asked}: outside what this bundle was exported for",
                 found=f"its graphs accept {allowed[0]} to {allowed[1]}",
                 hint="ask for less, or export the bundle again with `instantrt export`",
             )

@@ -332,6 +332,7 @@ def test_weights_stripped_without_a_gpu_fail_in_tensorrts_words(bundle: Path) ->
         build(bundle, replace(PROJECTION, options=BuildOptions(strip_weights=True)))
     assert "cudaError 35" not in str(error.value)
     assert "CUDA" in str(error.value)
+    assert "strip_weights needs a machine with a GPU" in str(error.value)
 
 
 def test_external_weights_are_found_beside_the_graph(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,24 @@ def test_inspect_says_when_plans_do_not_hold_the_size_or_do_not_fit(static: Path
 
 def test_inspect_works_without_plans(nano_bundle_fp16: Path, capsys) -> None:
     assert main(["inspect", str(nano_bundle_fp16), "--size", "128x128"]) == 0
-    assert "target none built" in capsys.readouterr().out
+    assert "no plans built" in capsys.readouterr().out
     assert main(["inspect", str(nano_bundle_fp16), "--size", "512x512"]) == 1
     assert "exported for pictures of 128x128" in capsys.readouterr().err
+    assert main(["inspect", str(nano_bundle_fp16), "--slots", "5"]) == 1
+    assert "slots 5: outside what this bundle was exported for" in capsys.readouterr().err
+
+
+def test_inspect_lists_tensors_and_profiles_when_asked(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(static), "--tensors", "--halves", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "unet, profile B 1, G 1, H 128, W 128" in text
+    contract = Bundle.open(static).contracts["unet"]
+    section = text[text.index("unet, profile") :]
+    for kind, specs in (("in", contract.inputs), ("out", contract.outputs)):
+        for spec in specs:
+            assert re.search(
+                rf"^  {kind} +{spec.name} .*{re.escape(str(list(spec.resolve(AT | {'G': 1}))))}$", section, re.M
+            )
 
 
 def test_all_networks_build_with_a_batch_range(static: Path, capsys: pytest.CaptureFixture[str]) -> None:

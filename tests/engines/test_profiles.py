@@ -66,7 +66,7 @@ def test_one_half_and_a_batch_range() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ShapeOptions(batch=(1, 1, 8)), "batch 1 to 8 is outside"),
+        (ShapeOptions(batch=(1, 1, 8)), "slots 1 to 8: outside"),
         (ShapeOptions(batch=(5, 5, 5)), "accept 1 to 4"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_profile_outside_the_bundle_says_what_it_was_exported_for(options: Sha
 
 
 def test_a_bundle_with_one_half_has_no_profile_for_two() -> None:
-    with pytest.raises(BuildOptionError, match="guidance halves 1 to 2 is outside"):
+    with pytest.raises(BuildOptionError, match="guidance halves 1 to 2: outside"):
         check_within(ShapeOptions(), replace(MANIFEST, halves=(2, 2)))
 
 

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--halves", type=int, choices=(1, 2), default=2, help="guidance halves: 1 off, 2 on")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="picture size; default: the bundle's")
     parser.add_argument("--vram", type=parse_bytes, metavar="8GB", help="does it fit into this much device memory?")
+    parser.add_argument("--tensors", action="store_true", help="list every input and output with its shape")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
