@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles.small import DIMS
@@ -65,6 +65,7 @@ def test_the_streaming_budget_is_what_the_rest_leaves() -> None:
     assert fit.weight_budget_bytes < SDXL.weights["loop"]
 
 
+@settings(deadline=None)
 @given(
     weights=st.tuples(*[st.integers(0, 10 * GB)] * 3),
     arena=st.integers(0, GB),

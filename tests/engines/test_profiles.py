@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles.graphs import SCHEDULER
@@ -98,6 +98,7 @@ def test_there_are_one_or_two_halves(halves: tuple[int, ...]) -> None:
         ShapeOptions(halves=halves)
 
 
+@settings(deadline=None)
 @given(
     batch=st.lists(st.integers(1, 4), min_size=3, max_size=3).map(sorted),
     sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), max_size=4),
