@@ -40,6 +40,14 @@ def nano_bundle(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fp32 bundle of the trained nano checkpoint, exported once. Read only."""
+    from instantrt_export.nano.bundle import cached_bundle
+
+    return cached_bundle(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
 def astronaut() -> npt.NDArray[np.uint8]:
     """scikit-image's portrait of an astronaut (NASA, public domain), u8 [512, 512, 3]."""
     from skimage.data import astronaut

@@ -23,7 +23,7 @@ from instantrt_export.nano.training.people import PEOPLE
 MIN_OFFSET_PX = 6.0  # from the middle of the picture: an off-centre pose
 EXAMPLES_PER_STYLE = 40  # of each person, for the style check
 ADAPTER_STRENGTHS = (0.0, 0.4, 0.8)
-SWEEP_STEPS = 10
+SWEEP_STEPS, SWEEP_POSES = 10, 5
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def evaluate(runtime: InstantID, poses: int, steps: Sequence[int], progress: Cal
     styles = StyleCheck(*_labelled(EXAMPLES_PER_STYLE, seed=1))
     encoder = encoder_judge(CheckpointEncoder(Checkpoint.open(str(TRAINED))).embed)
     evaluation = Evaluation(runtime, encoder, faceres_judge(), styles)
-    plan = {f"{n} steps": list(asked(poses, n)) for n in steps} | _variations(poses)
+    varied = _variations(min(poses, SWEEP_POSES))
+    plan = {f"{n} steps": list(asked(poses, n)) for n in steps} | varied
     total, done = sum(len(cases) for cases in plan.values()), 0
     found: dict[str, list[Seen]] = {}
     for name, cases in plan.items():
@@ -70,9 +71,7 @@ def evaluate(runtime: InstantID, poses: int, steps: Sequence[int], progress: Cal
         "poses": poses,
         "machine": machine_facts(),
     }
-    return Findings(
-        facts, main, {name: seen for name, seen in found.items() if name not in {f"{n} steps" for n in steps}}
-    )
+    return Findings(facts, main, {name: found[name] for name in varied})
 
 
 def _labelled(count: int, seed: int) -> tuple[list[Any], list[str]]:
@@ -90,8 +89,8 @@ def _variations(poses: int) -> dict[str, list[Asked]]:
         "identity 0": list(with_options(photos, identity_strength=0.0)),
         "no region": list(with_options(photos, enhance_face_region=False)),
         "guidance 1": list(with_options(photos, guidance_scale=1.0)),
-        "4 steps": quick,
-        "4 lcm steps": list(with_options(quick, sampler="lcm", guidance_scale=1.0)),
+        "few steps": quick,
+        "few lcm steps": list(with_options(quick, sampler="lcm", guidance_scale=1.0)),
         "unseen": list(unseen(poses, SWEEP_STEPS)),
     }
 
@@ -115,8 +114,8 @@ def _facts(evaluation: Evaluation, main: Mapping[int, list[Seen]], found: Mappin
         },
         "region_mask": _region_effect(placed, found["no region"]) | figures(found["no region"], judges),
         "guidance_1": figures(found["guidance 1"], judges),
-        "4_steps": figures(found["4 steps"], judges),
-        "4_lcm_steps": figures(found["4 lcm steps"], judges),
+        "4_steps": figures(found["few steps"], judges),
+        "4_lcm_steps": figures(found["few lcm steps"], judges),
         "unseen": _unseen(found["unseen"], encoder),
         "between_people": evaluation.between_people(),
     }

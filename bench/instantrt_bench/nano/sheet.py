@@ -22,11 +22,12 @@ Picture = npt.NDArray[np.uint8]
 def people_sheet(seen: Sequence[Seen]) -> Image.Image:
     """One row per person: the photo, then each style in a few poses."""
     styles = list(dict.fromkeys(one.asked.style for one in seen))
-    rows = {}
-    for person in dict.fromkeys(one.asked.person for one in seen):
-        shown = [one.picture for s in styles for one in _of(seen, person, s)[:POSES_SHOWN]]
-        rows[person] = [_photo(person), *shown]
-    heads = ["photo given", *(style if i == 0 else "" for style in styles for i in range(POSES_SHOWN))]
+    shown = min(POSES_SHOWN, len(_of(seen, seen[0].asked.person, styles[0])))
+    rows = {
+        person: [_photo(person), *(one.picture for s in styles for one in _of(seen, person, s)[:shown])]
+        for person in dict.fromkeys(one.asked.person for one in seen)
+    }
+    heads = ["photo given", *(style if i == 0 else "" for style in styles for i in range(shown))]
     return _grid(rows, heads)
 
 

@@ -1,4 +1,7 @@
-"""``python -m instantrt_export.nano.training WORK OUT``: trains the nano checkpoint from two photos, stage by stage."""
+"""``python -m instantrt_export.nano.training WORK OUT``: trains the nano checkpoint from two photos, stage by stage.
+
+Below ``torchrun --nproc-per-node N`` N processes share the work of the training stages.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import torch.distributed as dist
 
 from instantrt.errors import CheckpointError, InstantRTError
 from instantrt_export.nano.maker import TRAINED
 from instantrt_export.nano.training.checkpoint import write_trained
 from instantrt_export.nano.training.diffusion import train_diffusion
 from instantrt_export.nano.training.faces import Faces
-from instantrt_export.nano.training.loop import Schedule
+from instantrt_export.nano.training.loop import Schedule, processes, rank
 from instantrt_export.nano.training.pictures import make_pictures
 from instantrt_export.nano.training.vae import encode_all, train_decoder, train_vae
 
 FACES = TRAINED / "faces"
 VAE = Schedule(steps=800, cosine=1100, learning_rate=1.2e-3)
-DIFFUSION = Schedule(2000, 2000, learning_rate=1.2e-3, warm_up=100, last=0.02, average=0.998, weight_decay=1e-3)
-DECODER = Schedule(500, 500, learning_rate=5e-4, warm_up=30, average=0.997)
+DIFFUSION = Schedule(1800, 1800, learning_rate=1.2e-3, warm_up=100, last=0.02, average=0.998, weight_decay=1e-3)
+DECODER = Schedule(300, 500, learning_rate=5e-4, warm_up=30, average=0.997)
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,19 @@ def main() -> int:
     parser.add_argument("work", type=Path, help="folder for data and states; what is there already is used")
     parser.add_argument("out", type=Path, help="folder for the checkpoint; must be new or empty")
     parser.add_argument("--again", nargs="+", choices=STAGES, default=(), help="forget what these stages have made")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
     try:
         run_stages(options.work, options.again)
-        write_trained(options.work, options.out)
+        if rank() == 0:
+            write_trained(options.work, options.out)
     except InstantRTError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
     return 0
 
 
@@ -80,14 +87,21 @@ def run_stages(work: Path, again: tuple[str, ...] = ()) -> None:
     stale = False
     for name, stage in STAGES.items():
         stale |= name in again
-        made = work / stage.made
-        if stale:
+        made, start = work / stage.made, time.monotonic()
+        if stale and rank() == 0:
             made.unlink(missing_ok=True)
-        if made.exists() and made.suffix != ".pt":
-            continue
-        start = time.monotonic()
-        stage.run(work)
-        sys.stderr.write(f"{name}: {(time.monotonic() - start) / 60:.1f} min\n")
+        _wait_for_all()
+        trains = made.suffix == ".pt"
+        if trains or (rank() == 0 and not made.exists()):
+            stage.run(work)
+        _wait_for_all()
+        if rank() == 0:
+            sys.stderr.write(f"{name}: {(time.monotonic() - start) / 60:.1f} min\n")
+
+
+def _wait_for_all() -> None:
+    if processes() > 1:
+        dist.barrier()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from instantrt.prelude.masks import region_mask
 from instantrt_export.faces.contract_networks import AVERAGE_FACE
 from instantrt_export.nano.maker import SCHEDULER
 from instantrt_export.nano.networks import PICTURE_PX
-from instantrt_export.nano.training.loop import Run, Schedule, train
+from instantrt_export.nano.training.loop import Run, Schedule, processes, train
 from instantrt_export.nano.training.networks import Conditions, NanoNetworks
 from instantrt_export.nano.training.people import PEOPLE, portrait
 from instantrt_export.nano.training.prompts import Prompts, training_prompts
@@ -25,9 +25,9 @@ BATCH = 16
 MAX_WEIGHT = 40.0  # of a timestep's loss
 KEYPOINT_NOISE_PX = 0.4
 FOREIGN_SHAPE = 0.6  # share of keypoint pictures in somebody's else shape, or the keypoints give the person away
-NO_CONTROL, NO_ADAPTER = 0.12, 0.1
+NO_CONTROL, NO_ADAPTER = 0.08, 0.06
 REGION_ONLY = 0.6  # share with the region mask
-NET_TOKENS_DROPPED = 0.15
+NET_TOKENS_DROPPED = 0.1
 CERTAIN_FROM = 0.6  # the adapter strength from which on the picture is always of the person asked for
 
 
@@ -61,17 +61,13 @@ def train_diffusion(work: Path, schedule: Schedule) -> NanoNetworks:
     weight = weight / weight.mean()
 
     def step(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        index = rng.integers(0, len(data.latents), BATCH)
-        latents, timesteps = data.latents[index], torch.from_numpy(rng.integers(0, len(signal), BATCH))
+        index = rng.integers(0, len(data.latents), BATCH // processes())
+        latents, timesteps = data.latents[index], torch.from_numpy(rng.integers(0, len(signal), len(index)))
         noise = torch.randn_like(latents)
         share = signal[timesteps][:, None, None, None]
         noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
         errors = (model(noisy, timesteps, draw_conditions(data, model, index, rng)) - noise).square().mean((1, 2, 3))
-        late = errors.detach()[timesteps < 250]
-        return (errors * weight[timesteps]).mean(), {
-            "error": float(errors.detach().mean()),
-            "error_late": float(late.mean()) if len(late) else float("nan"),
-        }
+        return (errors * weight[timesteps]).mean(), {"error": float(errors.detach().mean())}
 
     trained: nn.Module = train(Run("diffusion", work, model, list(model.parameters())), schedule, step)
     assert isinstance(trained, NanoNetworks)
@@ -90,9 +86,9 @@ def draw_conditions(
 ) -> Conditions:
     """What the networks are told about the pictures ``index`` [B]: true, but with parts left out or made vague."""
     count = len(index)
-    adapter = np.where(rng.random(count) < 0.55, rng.uniform(0.6, 1.1, count), rng.uniform(0, 0.6, count))
+    adapter = np.where(rng.random(count) < 0.75, rng.uniform(0.6, 1.1, count), rng.uniform(0, 0.6, count))
     adapter[rng.random(count) < NO_ADAPTER] = 0
-    net = np.where(rng.random(count) < 0.7, rng.uniform(0.6, 1.1, count), rng.uniform(0.2, 0.6, count))
+    net = np.where(rng.random(count) < 0.85, rng.uniform(0.6, 1.1, count), rng.uniform(0.2, 0.6, count))
     net[rng.random(count) < NO_CONTROL] = 0
     # The weaker the adapter, the more often the picture is of anybody: that makes its strength act gradually.
     anybody = rng.random(count) > adapter / CERTAIN_FROM

@@ -15,7 +15,7 @@ from instantrt_export.faces.face_api import FACE_PX, FaceResNet
 from instantrt_export.nano import networks
 from instantrt_export.nano.networks import PICTURE_PX
 from instantrt_export.nano.training.faces import crop_transform, torch_encoder
-from instantrt_export.nano.training.loop import Run, Schedule, train
+from instantrt_export.nano.training.loop import Run, Schedule, processes, train
 
 BATCH = 4
 UNSCALED = 1.0  # the factor is known when all pictures are encoded
@@ -116,7 +116,7 @@ def train_vae(work: Path, faces: Path, schedule: Schedule) -> nn.Module:
     model: Any = _fast(networks.new_vae(UNSCALED))
 
     def step(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        index = rng.integers(0, len(pictures), BATCH)
+        index = rng.integers(0, len(pictures), BATCH // processes())
         original = pictures[index]
         latents = model.encode(original).latent_dist
         value, shown = loss(model.decode(latents.sample()).sample, original, pictures.crops[index])
@@ -136,7 +136,7 @@ def train_decoder(work: Path, faces: Path, schedule: Schedule) -> nn.Module:
     trained = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
 
     def step(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        index = rng.integers(0, len(pictures), BATCH)
+        index = rng.integers(0, len(pictures), BATCH // processes())
         chosen = latents[index]
         noisy = chosen + torch.randn_like(chosen) * spread * rng.uniform(0, 0.1)  # as the diffusion's are never exact
         decoded: Tensor = model.decode(noisy).sample
