@@ -41,7 +41,9 @@ def test_weights_are_finite_float16_and_trained(path: Path):
     for name, tensor in load_file(path).items():
         assert tensor.dtype == torch.float16, name
         assert tensor.isfinite().all(), name
-        assert tensor.abs().max() > 0, f"{name}: a zero that training has not moved"
+        # SDXL takes the first text encoder's last layer but one.
+        unused = path.parent.name == "text_encoder" and ("layers.1." in name or "final_layer_norm" in name)
+        assert unused or tensor.abs().max() > 0, f"{name}: a zero that training has not moved"
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def fold_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [w for w in graph.initializer if w.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in values.items() if name in used)
+    graph.initializer.extend(numpy_helper.from_array(values[name], name) for name in values if name in used)
     return model
 
 
@@ -168,7 +168,7 @@ def store_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     decoders = []
     for weight in _layer_weights(model):
         names = [f"{weight.name}_{part}" for part in ("bytes", "scale", "offset")]
-        parts = _on_grid(numpy_helper.to_array(weight))
+        parts: tuple[npt.NDArray[Any], ...] = _on_grid(numpy_helper.to_array(weight))
         model.graph.initializer.extend(numpy_helper.from_array(part, n) for part, n in zip(parts, names, strict=True))
         model.graph.initializer.remove(weight)
         decoders += [

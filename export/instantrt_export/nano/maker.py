@@ -145,6 +145,7 @@ def _save_text_encoder(model: nn.Module, folder: Path) -> None:
     """Under the names that published checkpoints have: ``text_model.*``, which every version of transformers reads."""
     config: Any = model.config
     config.architectures = [type(model).__name__]
+    config.dtype = torch.float32  # else transformers computes in the stored precision, and diffusers in float32
     config.save_pretrained(folder)
     bare = {name.removeprefix("text_model."): tensor for name, tensor in model.state_dict().items()}
     names = {name: name if name.startswith("text_projection.") else f"text_model.{name}" for name in bare}

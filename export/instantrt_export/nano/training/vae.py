@@ -139,8 +139,8 @@ def train_decoder(work: Path, faces: Path, schedule: Schedule) -> nn.Module:
         index = rng.integers(0, len(pictures), BATCH // processes())
         chosen = latents[index]
         noisy = chosen + torch.randn_like(chosen) * spread * rng.uniform(0, 0.1)  # as the diffusion's are never exact
-        decoded: Tensor = model.decode(noisy).sample
-        return loss_of(decoded, pictures[index], pictures.crops[index])
+        value, shown = loss_of(model.decode(noisy).sample, pictures[index], pictures.crops[index])
+        return value, shown
 
     return train(Run("decoder", work, model, trained), schedule, step)
 
