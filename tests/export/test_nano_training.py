@@ -134,7 +134,8 @@ def test_the_torch_encoder_is_the_onnx_encoder(faces):
     crop = torch.nn.functional.grid_sample(pixels, grid, align_corners=False)
     with torch.no_grad():
         embedding = torch_encoder(FACES)(crop)[0].numpy()
-    assert np.linalg.norm(embedding - faces.embed(picture, keypoints)) < 0.1  # the runtime samples finer, then rounds to bytes
+    # The runtime samples more finely and rounds the crop to bytes.
+    assert np.linalg.norm(embedding - faces.embed(picture, keypoints)) < 0.1
 
 
 def test_prompts_hold_the_presets_words_and_fit_the_tokenizer():
