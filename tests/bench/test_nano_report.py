@@ -139,7 +139,7 @@ def test_the_command_writes_figures_and_sheets(trained_bundle, tmp_path, monkeyp
     assert set(facts["by_style"]) == set(STYLES)
     for name in ("nano.png", "strengths.png"):
         with Image.open(tmp_path / name) as sheet:
-            assert sheet.width > 400
+            assert sheet.width > 200
     assert "nano.json" in capsys.readouterr().out
 
 
