@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sessions", type=int, default=60, help="to record (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=12, help="in each (default: the gate's, %(default)s)")
     parser.add_argument(
-        "--per-side", type=int, default=8, help="sessions of A and B (default: the gate's, %(default)s)"
+        "--per-side", type=int, default=12, help="sessions of A and B (default: the gate's, %(default)s)"
     )
     parser.add_argument("--pairs", type=int, default=200, help="resampled (default: %(default)s)")
     parser.add_argument("--slowdown", type=float, default=0.10, help="planted (default: %(default)s)")

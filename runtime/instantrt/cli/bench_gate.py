@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{side}-bundle", metavar="BUNDLE", type=Path, required=True, help="made by it")
     parser.add_argument("--scenarios", default="nano-gate", metavar="NAME|FILE")
     parser.add_argument("--system", default="runtime-onnxruntime")
-    parser.add_argument("--sessions", type=int, default=8, help="new processes of each side (default: %(default)s)")
+    parser.add_argument("--sessions", type=int, default=12, help="new processes of each side (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=12, help="timed runs in each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="more wait for each other (default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.05, help="smallest slowdown that counts, as a share")
