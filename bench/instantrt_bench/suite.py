@@ -91,7 +91,7 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
         return ("bench", kind, *common, *threads, *more)
 
     compiled = ("--systems", RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED) if options.compiled else ()
-    pictures = ("--guidance-scale", f"{options.guidance_scale:g}")
+    pictures: tuple[str, ...] = ("--guidance-scale", f"{options.guidance_scale:g}")
     if options.manifest is not None:
         pictures += ("--manifest", str(options.manifest))
     return {
