@@ -331,8 +331,11 @@ def _statement(found: Mapping[str, Any], judge: str, detection: Mapping[str, Any
 
 
 def _between_photos(people: Mapping[str, Mapping[str, Embedding]], judge: str) -> dict[str, float]:
-    """Cosine between every two photos: what unlike people look like to this judge, as a scale for differences."""
-    ids = sorted(people)
+    """Cosine between every two photos: what unlike people look like to this judge, as a scale for differences.
+
+    Entries of one photo, in several poses say, count once.
+    """
+    ids = sorted({people[name][judge].tobytes(): name for name in sorted(people, reverse=True)}.values())
     pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
     return {f"{a}, {b}": cosine(people[a][judge], people[b][judge]) for a, b in pairs}
 
