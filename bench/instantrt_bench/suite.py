@@ -21,7 +21,7 @@ from instantrt_bench.history import keep
 from instantrt_bench.results import REFERENCE_COMPILED, REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, read_results
 
 SCENARIO_SECONDS = "20"  # of timed runs, so that all of nano's scenarios take two minutes
-IDENTITY_SEEDS = ("1", "2")
+IDENTITY_SEEDS = ("1", "2", "3")
 HISTORY = "history"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from instantrt.prelude.photo import decode_photo
 from instantrt_bench.manifest import read_manifest
-from instantrt_bench.nano.manifest import main
+from instantrt_bench.nano.manifest import POSES, main
 
 
 def test_everybody_is_there_in_every_pose_with_a_licence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,7 +16,7 @@ def test_everybody_is_there_in_every_pose_with_a_licence(tmp_path: Path, capsys:
     manifest = read_manifest(Path(capsys.readouterr().out.strip()))
     people = {photo.id.rpartition("-")[0] for photo in manifest.photos}
     assert len(people) >= 4
-    assert len(manifest.photos) == 2 * len(people)
+    assert len(manifest.photos) == POSES * len(people)
     assert {"astronaut", "hopper"} < people
     for photo in manifest.photos:
         assert "NASA" in photo.licence or "Navy" in photo.licence

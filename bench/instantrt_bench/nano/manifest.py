@@ -16,7 +16,7 @@ from instantrt_bench.manifest import FORMAT, PhotoEntry, PromptEntry
 from instantrt_bench.nano.cases import face_photo, pose_photo
 from instantrt_export.nano.training.people import PEOPLE
 
-POSES = 2
+POSES = 1
 NASA, NAVY = "public domain: NASA", "public domain: US Navy"
 PHOTOGRAPHED = {"astronaut": NASA, "hopper": NAVY}
 SYNTHETIC = f"made of two portraits; {NASA}, {NAVY}"
