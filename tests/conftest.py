@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble
     from doubles.tensorrt_double import TensorRTDouble
     from instantrt.device.cuda import CudaDevice
+
+
+def pytest_configure() -> None:
+    """Ctrl-C works although a shell that runs this in the background lets it, and all its children, ignore SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
