@@ -124,7 +124,7 @@ def assert_equals_diffusers(sampler, steps, config, tolerance=TOLERANCE):
     expected, (timesteps, input_scales) = run_diffusers(scheduler, network, theirs)
     found = run_table(table, network, ours)
     np.testing.assert_allclose(table.timesteps, timesteps, rtol=1e-6, atol=1e-5)
-    np.testing.assert_allclose(table.rows[:, 0], input_scales, rtol=1e-6)
+    np.testing.assert_allclose(table.rows[:, 0], input_scales, rtol=tolerance / 10)
     assert table.init_noise_sigma == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-6)
     assert relative_error(found, expected) <= tolerance
     # Both generators must have been drawn from equally often, or the next draw would differ.
@@ -199,7 +199,7 @@ def test_tables_equal_diffusers_for_rarer_configs(sampler, steps, extra):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_zero_terminal_snr_tables_equal_diffusers(sampler, steps):
     extra = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
-    # diffusers' Euler cancels latents of size 4096 in float32, the table in float64.
+    # diffusers' Euler cancels latents of size 4096, and 1 - alphas near 1, in float32; the table in float64.
     assert_equals_diffusers(sampler, steps, {**SDXL, **extra}, tolerance=1e-4)
 
 
