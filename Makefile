@@ -60,7 +60,7 @@ bench-cpu: $(BUNDLE)/bundle.json
 
 bundle: $(BUNDLE)/bundle.json
 
-# Trains anew, from two photos, what is committed in $(CHECKPOINT): about 75 minutes on two cores. Goes on where it was
+# Trains anew, from two photos, what is committed in $(CHECKPOINT): about two hours on two cores. Goes on where it was
 # stopped; `--again vae` and the like repeat a stage and those after it.
 nano: $(INSTALLED)
 	rm -rf $(OUT)/nano/trained

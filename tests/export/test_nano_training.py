@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 
 from instantrt.prelude.keypoints import draw_keypoints
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.nano.digests import file_digests
 from instantrt_export.nano.training import __main__ as command
+from instantrt_export.nano.training import loop
 from instantrt_export.nano.training.diffusion import signal_shares
 from instantrt_export.nano.training.faces import Faces, crop_transform, torch_encoder
 from instantrt_export.nano.training.loop import Run, Schedule, train
@@ -22,7 +27,7 @@ from instantrt_export.nano.training.prompts import training_prompts
 from instantrt_export.nano.training.styles import STYLES
 
 FACES = command.FACES
-SHORT = Schedule(steps=2, cosine=2, learning_rate=1e-3, warm_up=1)
+SHORT = Schedule(steps=2, learning_rate=1e-3, warm_up=1)
 MIN_DISTANCE = 0.6
 
 
@@ -75,23 +80,61 @@ def test_a_stage_can_be_repeated_and_takes_those_after_it_along(tmp_path, monkey
     assert ran == ["a", "b", "c", "b", "c"]
 
 
-def test_a_resumed_training_equals_an_unbroken_one(tmp_path, capsys):
-    def run(folder: Path, steps: int) -> torch.Tensor:
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
+
+    def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
         folder.mkdir(exist_ok=True)
         torch.manual_seed(3)
         model = torch.nn.Linear(4, 1)
+        drawn = iter(range(1000))
 
         def step(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+            if next(drawn) == stop_at:
+                raise KeyboardInterrupt
             x = torch.from_numpy(rng.normal(size=(8, 4))).float() + torch.randn(8, 4)
             return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
 
-        train(Run("line", folder, model, list(model.parameters())), Schedule(steps, 40, 1e-2), step)
+        train(Run("line", folder, model, list(model.parameters())), Schedule(40, 1e-2), step)
         return model.weight.detach().clone()
 
-    unbroken = run(tmp_path / "unbroken", 40)
-    run(tmp_path / "broken", 15)
-    assert torch.equal(run(tmp_path / "broken", 40), unbroken)
+    unbroken = run(tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", stop_at=15)
+    assert torch.equal(run(tmp_path / "broken"), unbroken)
     assert "min left" in capsys.readouterr().err
+
+
+def _line(folder: Path, batch: Callable[[np.random.Generator, int], torch.Tensor]) -> torch.Tensor:
+    """The weights of a line fitted for 12 steps to what ``batch`` draws for a step."""
+    torch.manual_seed(3)
+    model, steps = torch.nn.Linear(4, 1), itertools.count()
+
+    def step(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        x = batch(rng, next(steps))
+        return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+    train(Run("line", folder, model, list(model.parameters())), Schedule(12, 1e-2), step)
+    return model.weight.detach().clone()
+
+
+def _draw(rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(rng.normal(size=(8, 4))).float()
+
+
+def _one_of_two(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    weight = _line(folder, lambda rng, _: _draw(rng))
+    dist.destroy_process_group()
+    np.save(folder / f"{rank}.npy", weight.numpy())
+
+
+def test_two_processes_train_as_one_with_the_batches_of_both(tmp_path):
+    torch.multiprocessing.spawn(_one_of_two, (tmp_path,), nprocs=2)
+    (tmp_path / "one").mkdir()
+    one = _line(tmp_path / "one", lambda _, i: torch.cat([_draw(np.random.default_rng((i, rank))) for rank in (0, 1)]))
+    for rank in (0, 1):
+        assert np.load(tmp_path / f"{rank}.npy") == pytest.approx(one.numpy(), abs=1e-6)
 
 
 def test_people_are_apart_by_the_encoder_and_found_by_the_detector(faces):

@@ -82,7 +82,8 @@ def machine_text(results: ResultFile) -> str:
     """Processor or GPU and threads, in short."""
     machine = results.machine
     device = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('logical_cpus')} logical CPUs"
-    return f"{device}, {results.threads} threads" if results.threads else str(device)
+    threads = {None: "", 1: ", 1 thread"}.get(results.threads, f", {results.threads} threads")
+    return f"{device}{threads}"
 
 
 def figure(title: str, body: Html, note: str, *sources: ResultFile) -> Html:

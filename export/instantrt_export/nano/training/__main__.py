@@ -24,9 +24,9 @@ from instantrt_export.nano.training.pictures import make_pictures
 from instantrt_export.nano.training.vae import encode_all, train_decoder, train_vae
 
 FACES = TRAINED / "faces"
-VAE = Schedule(steps=800, cosine=1100, learning_rate=1.2e-3)
-DIFFUSION = Schedule(1800, 1800, learning_rate=1.2e-3, warm_up=100, last=0.02, average=0.998, weight_decay=1e-3)
-DECODER = Schedule(300, 500, learning_rate=5e-4, warm_up=30, average=0.997)
+VAE = Schedule(1100, learning_rate=1.2e-3)
+DIFFUSION = Schedule(4500, learning_rate=1.2e-3, warm_up=100, last=0.02, average=0.998, weight_decay=1e-3)
+DECODER = Schedule(600, learning_rate=5e-4, warm_up=30, average=0.997)
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,15 @@ class Schedule:
     """How long and how fast.
 
     Args:
-        steps: in total.
-        cosine: steps after which the learning rate is at its lowest; more than ``steps`` where a later stage goes on.
+        steps: in total; the learning rate is at its lowest after the last.
         learning_rate: the highest, after ``warm_up`` steps.
         warm_up: steps from 0 to the highest.
-        last: share of the highest learning rate at the end of the cosine.
+        last: share of the highest learning rate at the end.
         average: decay of the averaged weights.
         weight_decay: AdamW's.
     """
 
     steps: int
-    cosine: int
     learning_rate: float
     warm_up: int = 50
     last: float = 0.03
@@ -47,7 +45,7 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """The learning rate of ``step``, counted from 0."""
-        share = (1 + math.cos(math.pi * step / self.cosine)) / 2
+        share = (1 + math.cos(math.pi * step / self.steps)) / 2
         return self.learning_rate * min(1, (step + 1) / self.warm_up) * (share * (1 - self.last) + self.last)
 
 
@@ -84,7 +82,7 @@ def train(run: Run, schedule: Schedule, step: Step) -> nn.Module:
         The model with the averaged weights.
     """
     optimiser = torch.optim.AdamW(
-        run.trained, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+        run.trained, lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay, fused=True
     )
     average = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     done = _resume(run, optimiser, average)
@@ -129,10 +127,9 @@ def _average_gradients(trained: list[nn.Parameter]) -> None:
 
 
 def _update(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    moving = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                average[name].lerp_(tensor, 1 - decay)
+        torch._foreach_lerp_([average[name] for name in moving], list(moving.values()), 1 - decay)
 
 
 def _save(run: Run, optimiser: torch.optim.Optimizer, average: dict[str, Tensor], done: int) -> None:
