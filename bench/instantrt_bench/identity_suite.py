@@ -297,7 +297,7 @@ def _failures(
         failures["detection"] = [f"faces in {detection['runtime']} pictures, {detection['reference']} of the reference"]
     for name, found in per_judge.items():
         if found["verdict"] == "worse":
-            failures[f"judge={name}"] = [f"{found['identity_delta']:+.4f}, interval {found['identity_delta_interval']}"]
+            failures[f"judge={name}"] = [f"{found['identity_delta']:+.2g}, interval {found['identity_delta_interval']}"]
     return failures
 
 
@@ -325,8 +325,8 @@ def _statement(found: Mapping[str, Any], judge: str, detection: Mapping[str, Any
     }[found["verdict"]]
     kind = "independent judge" if found["independent"] else "the conditioning encoder, which is biased"
     return (
-        f"{words} {limits.delta:g} in cosine ({judge}, {kind}): mean difference {found['identity_delta']:+.5f}, "
-        f"{found['confidence']:.0%} interval {low:+.5f} to {high:+.5f}, {found['pairs']} pairs. {faces}"
+        f"{words} {limits.delta:g} in cosine ({judge}, {kind}): mean difference {found['identity_delta']:+.2g}, "
+        f"{found['confidence']:.0%} interval {low:+.2g} to {high:+.2g}, {found['pairs']} pairs. {faces}"
     )
 
 

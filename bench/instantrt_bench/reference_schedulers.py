@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,8 @@ def scheduler_for(sampler: str, steps: int, config: Mapping[str, Any]) -> Any:
     if sampler not in SCHEDULERS:
         raise RequestError("Unknown sampler", found=repr(sampler), hint="Use one of " + ", ".join(SCHEDULERS))
     scheduler_class, overrides = SCHEDULERS[sampler]
-    scheduler = scheduler_class.from_config(dict(config), **overrides)
+    known = inspect.signature(scheduler_class).parameters  # diffusers warns of a config's other keys and drops them
+    scheduler = scheduler_class.from_config({key: config[key] for key in config if key in known}, **overrides)
     if sampler == "lcm":
         scheduler.set_timesteps(steps, original_inference_steps=max(50, steps))
     else:

@@ -57,12 +57,12 @@ def seen(evaluation: Evaluation) -> list[Seen]:
 def test_people_are_found_recognised_placed_and_painted_as_asked(seen, evaluation):
     found = figures(seen, evaluation.judges)
     assert found["pictures"] == POSES * len(PEOPLE) * len(STYLES)
-    assert found["detection_rate"] >= 0.5  # 0.66 in the whole report: soft faces in two of the styles
+    assert found["detection_rate"] >= 0.9
     assert found["right_person_rate"] >= 0.85
-    assert found["same_identity_distance_median"] <= 0.5
-    assert found["other_identity_distance_min_median"] >= 0.55
-    assert found["face_centre_error_px_median"] <= 2
-    assert found["landmark_error_px_median"] <= 3.5
+    assert found["same_identity_distance_median"] <= 0.4
+    assert found["other_identity_distance_min_median"] >= 0.6
+    assert found["face_centre_error_px_median"] <= 1.5
+    assert found["landmark_error_px_median"] <= 3
     assert found["style_recognised_rate"] >= 0.85
 
 
@@ -83,11 +83,12 @@ def test_without_identitynet_faces_lie_elsewhere_and_without_the_adapter_they_ar
     placed = [evaluation.see(case) for case in photos]
     free = [evaluation.see(case) for case in with_options(photos, identity_strength=0.0)]
     others = [evaluation.see(case) for case in with_options(photos, adapter_strength=0.0)]
-    assert sum(one.detected for one in placed) >= 0.8 * len(placed)
+    assert all(one.detected for one in placed)
+    assert sum(one.detected for one in free) >= 0.75 * len(free)
     assert np.mean(centre_shifts_px(placed, free, min_offset_px=0)) > 3
     encoder = evaluation.judges[0]
     distances = [np.mean([one.same(encoder) for one in group if one.detected]) for group in (placed, others)]
-    assert distances[0] < distances[1] - 0.05
+    assert distances[0] < distances[1] - 0.15
 
 
 def test_the_style_check_recognises_filtered_photos(styles):
@@ -106,6 +107,7 @@ def test_figures_count_faces_and_styles():
     assert found["right_person_rate"] == 0.5
     assert found["style_recognised_rate"] == 0.75
     assert found["same_identity_distance_median"] == 0.2
+    assert found["same_identity_distance_mean"] == 0.2
     assert found["other_identity_distance_min_median"] == 0.4
     assert figures([none], ["encoder"]) == {"pictures": 1, "detection_rate": 0.0}
 

@@ -129,6 +129,7 @@ def figures(seen: Sequence[Seen], judges: Sequence[str]) -> dict[str, Any]:
         "pictures": len(seen),
         "detection_rate": len(faces) / len(seen),
         "same_identity_distance_median": _median(one.same(encoder) for one in faces),
+        "same_identity_distance_mean": round(float(np.mean([one.same(encoder) for one in faces])), 3),
         "other_identity_distance_min_median": _median(one.nearest_other(encoder) for one in faces),
         "right_person_rate": _share(one.same(encoder) < one.nearest_other(encoder) for one in faces),
         "face_centre_error_px_median": _median(one.centre_error_px for one in faces),

@@ -23,7 +23,7 @@ from instantrt_export.nano.training.people import PEOPLE
 MIN_OFFSET_PX = 6.0  # from the middle of the picture: an off-centre pose
 EXAMPLES_PER_STYLE = 40  # of each person, for the style check
 ADAPTER_STRENGTHS = (0.0, 0.4, 0.8)
-SWEEP_STEPS, SWEEP_POSES = 10, 5
+SWEEP_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate(runtime: InstantID, poses: int, steps: Sequence[int], progress: Cal
     styles = StyleCheck(*_labelled(EXAMPLES_PER_STYLE, seed=1))
     encoder = encoder_judge(CheckpointEncoder(Checkpoint.open(str(TRAINED))).embed)
     evaluation = Evaluation(runtime, encoder, faceres_judge(), styles)
-    varied = _variations(min(poses, SWEEP_POSES))
+    varied = _variations(poses)
     plan = {f"{n} steps": list(asked(poses, n)) for n in steps} | varied
     total, done = sum(len(cases) for cases in plan.values()), 0
     found: dict[str, list[Seen]] = {}

@@ -166,7 +166,7 @@ def _similarity(scenario: ScenarioResult, system: str) -> dict[str, list[float]]
 
 def signed(value: float | None) -> str:
     """A difference of cosines."""
-    return NOTHING if value is None else f"{value:+.4f}"
+    return NOTHING if value is None else f"{'+' if value > 0 else ''}{number(value)}"
 
 
 def signed_interval(bounds: Sequence[float] | None) -> str:
