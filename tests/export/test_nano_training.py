@@ -80,31 +80,6 @@ def test_a_stage_can_be_repeated_and_takes_those_after_it_along(tmp_path, monkey
     assert ran == ["a", "b", "c", "b", "c"]
 
 
-def test_a_resumed_training_equals_an_unbroken_one(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_EVERY", 10)
-
-    def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
-        folder.mkdir(exist_ok=True)
-        torch.manual_seed(3)
-        model = torch.nn.Linear(4, 1)
-        drawn = iter(range(1000))
-
-        def step(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-            if next(drawn) == stop_at:
-                raise KeyboardInterrupt
-            x = torch.from_numpy(rng.normal(size=(8, 4))).float() + torch.randn(8, 4)
-            return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
-
-        train(Run("line", folder, model, list(model.parameters())), Schedule(40, 1e-2), step)
-        return model.weight.detach().clone()
-
-    unbroken = run(tmp_path / "unbroken")
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", stop_at=15)
-    assert torch.equal(run(tmp_path / "broken"), unbroken)
-    assert "min left" in capsys.readouterr().err
-
-
 def _line(folder: Path, batch: Callable[[np.random.Generator, int], torch.Tensor]) -> torch.Tensor:
     """The weights of a line fitted for 12 steps to what ``batch`` draws for a step."""
     torch.manual_seed(3)
@@ -120,6 +95,27 @@ def _line(folder: Path, batch: Callable[[np.random.Generator, int], torch.Tensor
 
 def _draw(rng: np.random.Generator) -> torch.Tensor:
     return torch.from_numpy(rng.normal(size=(8, 4))).float()
+
+
+def test_a_resumed_training_equals_an_unbroken_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_EVERY", 5)
+
+    def batch(rng: np.random.Generator) -> torch.Tensor:
+        return _draw(rng) + torch.randn(8, 4)
+
+    def interrupted(rng: np.random.Generator, i: int) -> torch.Tensor:
+        if i == 8:
+            raise KeyboardInterrupt
+        return batch(rng)
+
+    for name in ("unbroken", "broken"):
+        (tmp_path / name).mkdir()
+    unbroken = _line(tmp_path / "unbroken", lambda rng, _: batch(rng))
+    with pytest.raises(KeyboardInterrupt):
+        _line(tmp_path / "broken", interrupted)
+    assert (tmp_path / "broken" / "line.pt").exists()
+    assert torch.equal(_line(tmp_path / "broken", lambda rng, _: batch(rng)), unbroken)
+    assert "min left" in capsys.readouterr().err
 
 
 def _one_of_two(rank: int, folder: Path) -> None:
