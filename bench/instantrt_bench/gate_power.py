@@ -20,6 +20,7 @@ import numpy as np
 
 from instantrt import InstantRTError
 from instantrt.bundle import Bundle
+from instantrt.cli.bench_gate import SAMPLES, SESSIONS, THREADS
 from instantrt.cli.common import ProgressLine
 from instantrt_bench.compare import CPU_TIME, LATENCY, Rule, sessions_of
 from instantrt_bench.latency import BUSY_CPU, scenario_result
@@ -172,13 +173,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m instantrt_bench.gate_power", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--sessions", type=int, default=60, help="to record (default: %(default)s)")
-    parser.add_argument("--samples", type=int, default=12, help="in each (default: the gate's, %(default)s)")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="in each (default: the gate's, %(default)s)")
     parser.add_argument(
-        "--per-side", type=int, default=12, help="sessions of A and B (default: the gate's, %(default)s)"
+        "--per-side", type=int, default=SESSIONS, help="sessions of A and B (default: the gate's, %(default)s)"
     )
     parser.add_argument("--pairs", type=int, default=200, help="resampled (default: %(default)s)")
     parser.add_argument("--slowdown", type=float, default=0.10, help="planted (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--out", type=Path, default=Path("out/gate-power.json"), help="read instead if it exists")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser

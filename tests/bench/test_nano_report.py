@@ -20,6 +20,7 @@ from instantrt_bench.nano import __main__ as command
 from instantrt_bench.nano import report
 from instantrt_bench.nano.cases import asked, unseen, with_options
 from instantrt_bench.nano.evaluate import Evaluation, Seen, centre_shifts_px, figures
+from instantrt_bench.nano.sheet import TILE_PX
 from instantrt_bench.nano.style_check import StyleCheck
 from instantrt_bench.reference import Reference
 from instantrt_export.checkpoint import Checkpoint
@@ -139,9 +140,10 @@ def test_the_command_writes_figures_and_sheets(trained_bundle, tmp_path, monkeyp
         assert facts[key] > 0, key
     assert facts["checkpoint_mb"] <= 25
     assert set(facts["by_style"]) == set(STYLES)
-    for name in ("nano.png", "strengths.png"):
+    for name, columns in (("nano.png", 1 + len(STYLES)), ("strengths.png", 1)):
         with Image.open(tmp_path / name) as sheet:
             assert sheet.width > 200
+            assert sheet.width > columns * TILE_PX
     assert "nano.json" in capsys.readouterr().out
 
 

@@ -23,7 +23,9 @@ from doubles.result_files import (
 )
 from instantrt.cli import main
 from instantrt_bench.history import read_history
+from instantrt_bench.report.figures import machine_text
 from instantrt_bench.report.gallery import data_uri, difference, gallery_cases
+from instantrt_bench.report.identity import signed
 from instantrt_bench.report.latency import stage_groups
 from instantrt_bench.report.markup import VOID, breakable
 from instantrt_bench.report.page import Source, page
@@ -122,6 +124,13 @@ def test_figures_name_command_machine_samples_and_intervals(sources: list[Source
     assert text.count(results.command) >= 4
     assert "Example CPU, 2 logical CPUs, 2 threads" in text
     assert "other processes kept the CPU busy" in text
+
+
+def test_one_thread_and_small_differences_read_well(sources: list[Source]) -> None:
+    results = sources[0].results
+    texts = [machine_text(replace(results, threads=threads)) for threads in (None, 1, 2)]
+    assert [text.removeprefix(texts[0]) for text in texts] == ["", ", 1 thread", ", 2 threads"]
+    assert [signed(value) for value in (-1.7e-5, 1.3e-6, 0.0213, 0.0)] == ["-1.7e-5", "+1.3e-6", "+0.0213", "0"]
 
 
 def test_every_figure_has_its_command(sources: list[Source], rng: np.random.Generator, tmp_path: Path) -> None:

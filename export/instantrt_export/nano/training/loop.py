@@ -127,9 +127,10 @@ def _average_gradients(trained: list[nn.Parameter]) -> None:
 
 
 def _update(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    moving = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     with torch.no_grad():
-        torch._foreach_lerp_([average[name] for name in moving], list(moving.values()), 1 - decay)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                average[name].lerp_(tensor, 1 - decay)
 
 
 def _save(run: Run, optimiser: torch.optim.Optimizer, average: dict[str, Tensor], done: int) -> None:
