@@ -7,7 +7,7 @@ RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 JUDGES = insightface dlib-bin face_recognition_models matplotlib
 TYPINGS = $(VENV)/typings/tensorrt/__init__.pyi
-CHECKPOINT = export/instantrt_export/nano/checkpoint
+CHECKPOINT = export/instantrt_nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
 SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECKPOINT) -type f)
 
@@ -29,10 +29,10 @@ test-slow: $(INSTALLED)
 
 # SDXL's dimensions, random weights: export and plans of all networks. About 25 minutes, 13 GB of memory, 21 GB of disk.
 full-size: $(INSTALLED)
-	$(RUN) -m instantrt_export.full_size --out $(OUT)/full-size
+	$(RUN) -m instantrt_bench.full_size --out $(OUT)/full-size
 
 full-size-numbers: $(INSTALLED)
-	$(RUN) -m instantrt_export.full_size.numbers --out $(OUT)/full-size-numbers
+	$(RUN) -m instantrt_bench.full_size.numbers --out $(OUT)/full-size-numbers
 
 cuda-loop: $(BUNDLE)/bundle.json
 	PYTHONPATH=tests $(RUN) -m doubles.cuda_loop $(BUNDLE) $(CHECKPOINT) --out $(OUT)/cuda
@@ -64,7 +64,7 @@ bundle: $(BUNDLE)/bundle.json
 # stopped; `--again vae` and the like repeat a stage and those after it.
 nano: $(INSTALLED)
 	rm -rf $(OUT)/nano/trained
-	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m instantrt_export.nano.training \
+	OMP_NUM_THREADS=1 $(VENV)/bin/torchrun --nproc-per-node 2 -m instantrt_nano.training \
 		$(OUT)/nano/work $(OUT)/nano/trained
 
 # What that checkpoint can do, through the runtime: nano.json and two contact sheets.

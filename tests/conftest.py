@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble
@@ -27,12 +28,25 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` writes once for all worker processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_name(f"{name}-unfinished")
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano checkpoint with seed 0, made once. Read only: tests that alter one copy it first."""
-    from instantrt_export.nano.maker import make_nano  # torch is imported only by the tests that need it
+    from instantrt_nano.maker import make_nano  # torch is imported only by the tests that need it
 
-    return make_nano(tmp_path_factory.mktemp("nano") / "checkpoint")
+    return made_once(tmp_path_factory, "checkpoint", make_nano)
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +54,20 @@ def nano_bundle(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     """The fp32 bundle of the nano checkpoint for pictures of 64x64 to 256x256, exported once. Read only."""
     from instantrt.cli import main
 
-    bundle = tmp_path_factory.mktemp("nano") / "bundle"
-    sizes = ["--min-size", "64x64", "--max-size", "256x256"]
-    assert main(["export", str(nano_checkpoint), "--out", str(bundle), *sizes]) == 0
-    return bundle
+    def export(bundle: Path) -> None:
+        sizes = ["--min-size", "64x64", "--max-size", "256x256"]
+        assert main(["export", str(nano_checkpoint), "--out", str(bundle), *sizes]) == 0
+
+    return made_once(tmp_path_factory, "bundle", export)
 
 
 @pytest.fixture(scope="session")
 def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fp32 bundle of the trained nano checkpoint, exported once. Read only."""
-    from instantrt_export.nano.bundle import cached_bundle
+    from instantrt_nano.bundle import cached_bundle
 
-    return cached_bundle(tmp_path_factory.mktemp("trained"))
+    (bundle,) = made_once(tmp_path_factory, "trained", cached_bundle).iterdir()
+    return bundle
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +84,7 @@ def cuda_double_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the stand-in for NVIDIA's driver, built once."""
     from doubles.cuda_double import build
 
-    return build(tmp_path_factory.mktemp("cuda") / "build")
+    return made_once(tmp_path_factory, "cuda", build) / "cuda-double"
 
 
 @pytest.fixture
@@ -113,10 +129,13 @@ def nano_plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     from instantrt.cli import main
 
     pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="needs the rtx extra")
-    bundle = tmp_path_factory.mktemp("planned") / "bundle"
-    shutil.copytree(request.getfixturevalue("nano_bundle"), bundle)
-    assert main(["build", str(bundle), "--target", "tensorrt-rtx", "--batch", "1:1:4", "--sizes", "64x64"]) == 0
-    return bundle
+    source: Path = request.getfixturevalue("nano_bundle")
+
+    def plan(bundle: Path) -> None:
+        shutil.copytree(source, bundle)
+        assert main(["build", str(bundle), "--target", "tensorrt-rtx", "--slots", "1:1:4", "--sizes", "64x64"]) == 0
+
+    return made_once(tmp_path_factory, "planned", plan)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 START, END = "<!-- file guide -->\n", "<!-- end of the file guide -->"
 PACKAGES = {
-    "runtime/instantrt": "bundle -> picture; the main path is pipeline -> prelude -> denoise -> engine -> device",
+    "runtime/instantrt": "bundle -> picture; the main path is pipeline -> conditioning -> denoise -> engine -> device",
     "export/instantrt_export": "checkpoint -> ONNX",
+    "export/instantrt_nano": "makes and trains nano, and carries its files",
     "engines/instantrt_engines": "ONNX -> plan",
     "bench/instantrt_bench": "runtime against reference",
 }

@@ -1,4 +1,4 @@
-"""Imports point one way: bench -> export -> engines -> runtime; the runtime needs no training framework."""
+"""Imports point one way: bench -> nano -> export -> engines -> runtime; the runtime needs no training framework."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["instantrt", "instantrt_engines", "instantrt_export", "instantrt_bench"]
-FOLDERS = dict(zip(ORDER, ["runtime", "engines", "export", "bench"], strict=True))
+ORDER = ["instantrt", "instantrt_engines", "instantrt_export", "instantrt_nano", "instantrt_bench"]
+FOLDERS = dict(zip(ORDER, ["runtime", "engines", "export", "export", "bench"], strict=True))
 RUNTIME_DEPENDENCIES = {"numpy", "PIL", "cv2", "tokenizers"}
 VENDOR = {"onnxruntime", "cuda", "tensorrt", "tensorrt_rtx_bindings", "nvtx"}
 

@@ -16,19 +16,19 @@ from PIL import Image
 
 from instantrt import InstantRTError, Prepared
 from instantrt.bundle import Bundle
-from instantrt.prelude.photo import decode_photo
-from instantrt_bench.contact_sheet import Tile, amplified_difference, contact_sheet
-from instantrt_bench.face_front import FaceFront
-from instantrt_bench.latency import scenario_result
-from instantrt_bench.machine import MAX_FOREIGN_CPUS, machine_facts, usable_cpus
-from instantrt_bench.measure import Fleet, Rules, measure
-from instantrt_bench.metrics import psnr_db, relative_error, ssim
-from instantrt_bench.portrait import portrait_jpeg
-from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ScenarioResult
-from instantrt_bench.scenario import PROMPT, SEED, Requests, Scenario
-from instantrt_bench.systems import Sample, SystemSpec
-from instantrt_bench.tables import scenario_table
-from instantrt_bench.worker import WorkerError
+from instantrt.conditioning.photo import decode_photo
+from instantrt_bench.cases.portrait import portrait_jpeg
+from instantrt_bench.latency.face_front import FaceFront
+from instantrt_bench.latency.measure import Fleet, Rules, measure
+from instantrt_bench.latency.scenario import PROMPT, SEED, Requests, Scenario
+from instantrt_bench.latency.summary import scenario_result
+from instantrt_bench.latency.systems import Sample, SystemSpec
+from instantrt_bench.latency.worker import WorkerError
+from instantrt_bench.results.contact_sheet import Tile, amplified_difference, contact_sheet
+from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ScenarioResult
+from instantrt_bench.results.machine import MAX_FOREIGN_CPUS, machine_facts, usable_cpus
+from instantrt_bench.results.metrics import psnr_db, relative_error, ssim
+from instantrt_bench.results.tables import scenario_table
 
 DIFFERENCE_GAIN = 64
 RUNS = 5
@@ -138,7 +138,7 @@ def _sheet(demo: Demo, note: str) -> Image.Image:
 def _facts(demo: Demo) -> dict[str, Any]:
     request, ours, theirs = demo.prepared.request, demo.runtime, demo.reference
     systems = demo.times.systems
-    overheads_us = {name: system.summary["host_overhead_us_per_step"]["p50"] for name, system in systems.items()}
+    overheads_us = {name: system.summary["host_overhead_us_per_call"]["p50"] for name, system in systems.items()}
     return {
         "psnr_db": round(psnr_db(ours.pixels, theirs.pixels), 2),
         "ssim": round(ssim(ours.pixels, theirs.pixels), 6),
@@ -147,8 +147,8 @@ def _facts(demo: Demo) -> dict[str, Any]:
         "latency_ms_reference": round(demo.latency_ms(REFERENCE_EAGER), 2),
         "latency_ratio": round(demo.ratio, 3),
         "steps": request.steps,
-        "host_overhead_us_per_step": round(overheads_us[RUNTIME_ONNXRUNTIME], 1),
-        "host_overhead_us_per_step_reference": round(overheads_us[REFERENCE_EAGER], 1),
+        "host_overhead_us_per_call": round(overheads_us[RUNTIME_ONNXRUNTIME], 1),
+        "host_overhead_us_per_call_reference": round(overheads_us[REFERENCE_EAGER], 1),
         "quiet": demo.quiet,
         "foreign_cpus": demo.times.comparison["foreign_cpus"],
         "runs": len(systems[RUNTIME_ONNXRUNTIME].samples["latency_ms"]),

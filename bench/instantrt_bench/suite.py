@@ -16,9 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instantrt.cli import EXIT_INTERRUPTED
-from instantrt_bench.history import keep
-from instantrt_bench.results import REFERENCE_COMPILED, REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, read_results
+from instantrt.cli.command import ExitStatus
+from instantrt_bench.regression.history import keep
+from instantrt_bench.results.files import (
+    REFERENCE_COMPILED,
+    REFERENCE_EAGER,
+    RUNTIME_ONNXRUNTIME,
+    ResultFile,
+    read_results,
+)
 
 SCENARIO_SECONDS = "20"  # of timed runs, so that all of nano's scenarios take two minutes
 IDENTITY_SEEDS = ("1", "2", "3")
@@ -50,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overview.parent.mkdir(parents=True, exist_ok=True)
     overview.write_text(json.dumps(bench_figures(found, steps), indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{overview}\n")
-    statuses = [step.status for step in reversed(steps) if step.status == EXIT_INTERRUPTED]
+    statuses = [step.status for step in reversed(steps) if step.status == ExitStatus.INTERRUPTED]
     statuses += [step.status for step in steps]
     if found:
         statuses.append(_report([files[kind] for kind in found], options.out))
@@ -64,7 +70,7 @@ def _run_all(by_kind: Mapping[str, Sequence[str]], out: Path) -> Iterator[Step]:
         start = time.perf_counter()
         status = _instantrt(command)
         yield Step(kind, tuple(command), status, time.perf_counter() - start)
-        if status == EXIT_INTERRUPTED:
+        if status == ExitStatus.INTERRUPTED:
             return
 
 

@@ -12,16 +12,16 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from doubles.small import DIMS
+from instantrt.conditioning.detectors import suppress
+from instantrt.conditioning.keypoints import draw_keypoints
+from instantrt.conditioning.text import PromptTokenizer
 from instantrt.contracts import NetworkContract, network_contracts
 from instantrt.denoise import DenoiseLoop, LoopShape
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
 from instantrt.noise import TorchGenerator
-from instantrt.prelude.detectors import suppress
-from instantrt.prelude.keypoints import draw_keypoints
-from instantrt.prelude.text import PromptTokenizer
 from instantrt.samplers import SAMPLERS, SchedulerConfig, step_table
-from instantrt_export.nano.tokenizer import END, write_tokenizer
+from instantrt_nano.tokenizer import END, write_tokenizer
 
 SDXL_LATENTS = (1, 4, 128, 128)
 LOOP_CALLS = 30
@@ -68,7 +68,7 @@ def test_tokenising(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
 
 def test_host_loop(benchmark: BenchmarkFixture) -> None:
     """30 calls of the step loop with networks that take no time: what the host adds."""
-    shape = LoopShape(slots=1, halves=2, height=128, width=128)
+    shape = LoopShape(slots=1, guidance_batch=2, height=128, width=128)
     with closing(DenoiseLoop(_IdleTarget(), DIMS, "fp32", shape)) as loop:
         times = benchmark(loop.run, LOOP_CALLS)
     assert len(times.call_ms) == LOOP_CALLS
@@ -82,7 +82,7 @@ class _IdleEngine:
     def bind(self, name: str, buffer: Buffer) -> None:
         """Nothing reads it."""
 
-    def settle(self, stream: Stream, *, capture: bool) -> None:
+    def warm_up(self, stream: Stream, *, capture: bool) -> None:
         """Nothing is left to the first execution."""
 
     def enqueue(self, stream: Stream) -> None:

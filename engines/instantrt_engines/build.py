@@ -174,12 +174,12 @@ class Building:
         return record
 
     def _compile(self, model: onnx.ModelProto, onnx_path: Path, out: Path) -> Measured:
-        """With attentions as operators, which TensorRT fuses or refuses; if it refuses, with all spelled out."""
+        """With attentions as operators, which TensorRT fuses or refuses; if it refuses, with all decomposed."""
         if knows_attention(self.api):
             try:
                 return self._attempt(model, onnx_path, out, attention_operator=True)
             except NoAttentionKernelError:
-                self._report("attention again, spelled out", 0.0)
+                self._report("attention again, decomposed", 0.0)
         return self._attempt(model, onnx_path, out, attention_operator=False)
 
     def _attempt(self, model: onnx.ModelProto, onnx_path: Path, out: Path, *, attention_operator: bool) -> Measured:

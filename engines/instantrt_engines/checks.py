@@ -115,11 +115,11 @@ class AttentionMemory:
 
 
 def attention_memory(graph: ShapedGraph) -> AttentionMemory:
-    """Look at every attention, spelled with a softmax or as one operator, at this graph's sizes."""
+    """Look at every attention, written with a softmax or as one operator, at this graph's sizes."""
     scores = _score_tensors(graph)
-    spelled = max((graph.values[name].bytes for name in scores), default=0)
+    decomposed = max((graph.values[name].bytes for name in scores), default=0)
     hidden = max((_hidden_scores(node, graph) for node in graph.graph.node if node.op_type == "Attention"), default=0)
-    return AttentionMemory(max(spelled, hidden), _peak_bytes(graph, scores))
+    return AttentionMemory(max(decomposed, hidden), _peak_bytes(graph, scores))
 
 
 def check_attention(network: str, memory: AttentionMemory, activation_bytes: int) -> None:

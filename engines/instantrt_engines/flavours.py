@@ -172,7 +172,7 @@ def network_flags(api: TensorRT) -> int:
 
 
 def knows_attention(api: TensorRT) -> bool:
-    """Whether its parser takes ONNX's ``Attention``: it does since it has a layer for it (see spell_out.py)."""
+    """Whether its parser takes ONNX's ``Attention``: it does since it has a layer for it."""
     return hasattr(api.module, "IAttention")
 
 

@@ -23,17 +23,17 @@ PRECISIONS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "f
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where a report looks: slots, guidance halves, and picture size in pixels."""
+    """Where a report looks: slots, guidance batch, and picture size in pixels."""
 
     slots: int
-    halves: int
+    guidance_batch: int
     width: int
     height: int
 
     @property
     def symbols(self) -> dict[str, int]:
-        """The contract symbols, the prelude's at their most."""
-        loop = {"B": self.slots, "G": self.halves, "W": self.width, "H": self.height}
+        """The contract symbols, those of conditioning at their most."""
+        loop = {"B": self.slots, "G": self.guidance_batch, "W": self.width, "H": self.height}
         return {**loop, "R": PROMPTS[2], "T": TIMESTEPS[2], "n": FACES[0]}
 
 
@@ -105,7 +105,7 @@ class BundleReport:
                 found="; ".join(problems[:3]),
                 hint=f"`instantrt build {self.bundle.folder} --target {self.target or 'tensorrt-rtx'}`",
             )
-        loop = [n for n in self.networks if n.contract.stage == "loop" and n.plan is not None]
+        loop = [n for n in self.networks if n.contract.stage == "denoise" and n.plan is not None]
         streamable = all(n.plan is not None and n.plan.record.identity.options.get("weight_streaming") for n in loop)
         return fit_into(memory, vram_bytes, streamable=streamable)
 
@@ -122,7 +122,9 @@ def inspect_bundle(bundle: Bundle, target: str | None, sizes: Sizes) -> BundleRe
         BuildOptionError, RequestError: sizes outside what the bundle was exported for.
     """
     slots = (sizes.slots, sizes.slots, sizes.slots)
-    check_within(ShapeOptions(slots, ((sizes.width, sizes.height),), halves=(sizes.halves,)), bundle.manifest)
+    check_within(
+        ShapeOptions(slots, ((sizes.width, sizes.height),), guidance_batch=(sizes.guidance_batch,)), bundle.manifest
+    )
     target = target or _target_with_plans(bundle)
     networks = [c for name, c in bundle.contracts.items() if name in bundle.manifest.networks]
     return BundleReport(bundle, target, sizes, tuple(_network_report(bundle, target, c, sizes) for c in networks))
@@ -165,7 +167,7 @@ def _network_report(bundle: Bundle, target: str | None, contract: NetworkContrac
 
 
 def _clamped(plan: Plan, symbols: Mapping[str, int]) -> dict[str, int]:
-    """Sizes of the prelude's own symbols are the builder's choice; only the request's must fit a profile."""
+    """Conditioning networks' own sizes are the builder's choice; only the request's must fit a profile."""
     return {symbol: size for symbol, size in symbols.items() if symbol in "BGHW" and symbol in plan.contract.symbols}
 
 

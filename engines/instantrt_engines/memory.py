@@ -78,7 +78,7 @@ def device_memory(
     precision: Precision,
 ) -> DeviceMemory:
     """Add up one bundle at these sizes."""
-    weights: dict[Stage, int] = {"prelude": 0, "loop": 0, "finale": 0}
+    weights: dict[Stage, int] = {"conditioning": 0, "denoise": 0, "decode": 0}
     for network in networks:
         weights[network.stage] += network.weight_bytes
     arena = max((network.activation_bytes for network in networks), default=0)
@@ -90,8 +90,8 @@ def buffer_bytes(contracts: Iterable[NetworkContract], symbols: Mapping[str, int
     sizes: dict[tuple[str, str], int] = {}
     for contract in contracts:
         for spec in (*contract.inputs, *contract.outputs):
-            shared = contract.stage == "loop" and spec.name not in OWN_TENSORS
-            owner = "loop" if shared else contract.name
+            shared = contract.stage == "denoise" and spec.name not in OWN_TENSORS
+            owner = "denoise" if shared else contract.name
             sizes[owner, spec.name] = spec.size_bytes(symbols, precision)
     return sum(sizes.values())
 
@@ -109,7 +109,7 @@ def fit_into(memory: DeviceMemory, vram_bytes: int, *, streamable: bool) -> Fit:
     staged = memory.shared_bytes + max(memory.weights.values())
     if staged <= vram_bytes:
         return Fit("staged", staged)
-    others = memory.shared_bytes + max(memory.weights["prelude"], memory.weights["finale"])
+    others = memory.shared_bytes + max(memory.weights["conditioning"], memory.weights["decode"])
     budget = vram_bytes - memory.shared_bytes
     if streamable and others <= vram_bytes and budget > 0:
         return Fit("streaming", vram_bytes, budget)

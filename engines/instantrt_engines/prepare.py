@@ -8,9 +8,9 @@ import onnx
 from onnx import TensorProto
 
 from instantrt.contracts import NetworkContract
+from instantrt_engines.decompose_attention import decompose_attention
 from instantrt_engines.fold import fold_shapes
 from instantrt_engines.graph import with_fixed_axes
-from instantrt_engines.spell_out import spell_out_attention
 
 
 def prepare(
@@ -35,7 +35,7 @@ def prepare(
     cast_pixels_first(prepared.graph)
     if fold:
         prepared = fold_shapes(prepared)
-    spell_out_attention(prepared, everywhere=not attention_operator)
+    decompose_attention(prepared, everywhere=not attention_operator)
     return prepared
 
 

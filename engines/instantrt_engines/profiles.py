@@ -24,26 +24,26 @@ class ShapeOptions:
     """Which sizes plans shall accept.
 
     Args:
-        batch: fewest, best and most slots.
+        slots: fewest, best and most pictures denoised at once.
         sizes: picture sizes in pixels, (width, height); the bundle's default if empty.
         size_profiles: ``"each"`` tunes one static profile per size, ``"range"`` one dynamic profile that spans them and
             is tuned for the first.
-        halves: guidance halves, each with a profile of its own.
+        guidance_batch: guidance batch, each with a profile of its own.
     """
 
-    batch: Extent = (1, 1, 1)
+    slots: Extent = (1, 1, 1)
     sizes: tuple[tuple[int, int], ...] = ()
     size_profiles: SizeProfiles = "each"
-    halves: tuple[int, ...] = (1, 2)
+    guidance_batch: tuple[int, ...] = (1, 2)
 
     def __post_init__(self) -> None:
-        low, best, high = self.batch
+        low, best, high = self.slots
         if not 1 <= low <= best <= high:
             raise BuildOptionError(
-                "a batch is MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX", found=":".join(map(str, self.batch))
+                "slots are MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX", found=":".join(map(str, self.slots))
             )
-        if not self.halves or not set(self.halves) <= {1, 2}:
-            raise BuildOptionError("guidance halves are 1, 2 or both", found=str(self.halves))
+        if not self.guidance_batch or not set(self.guidance_batch) <= {1, 2}:
+            raise BuildOptionError("a guidance batch is 1, 2 or both", found=str(self.guidance_batch))
 
 
 def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Manifest) -> tuple[Profile, ...]:
@@ -53,12 +53,12 @@ def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Man
         BuildOptionError: a size that the bundle's graphs do not accept.
     """
     check_within(options, manifest)
-    extents: dict[str, Extent] = {"B": options.batch, "R": PROMPTS, "T": TIMESTEPS, "n": FACES}
+    extents: dict[str, Extent] = {"B": options.slots, "R": PROMPTS, "T": TIMESTEPS, "n": FACES}
     found: list[Profile] = []
-    halves = options.halves if "G" in contract.symbols else (1,)
+    guidance_batch = options.guidance_batch if "G" in contract.symbols else (1,)
     sizes = _size_extents(options, manifest) if "H" in contract.symbols else [(_fixed(1), _fixed(1))]
-    for (width, height), half in product(sizes, halves):
-        all_extents = {**extents, "G": _fixed(half), "W": width, "H": height}
+    for (width, height), rows in product(sizes, guidance_batch):
+        all_extents = {**extents, "G": _fixed(rows), "W": width, "H": height}
         found.append({symbol: all_extents[symbol] for symbol in contract.symbols})
     return tuple(found)
 
@@ -66,8 +66,8 @@ def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Man
 def check_within(options: ShapeOptions, manifest: Manifest) -> None:
     """Raise :class:`BuildOptionError` unless the bundle's graphs accept everything that is asked for."""
     for what, low, high, allowed in (
-        ("slots", options.batch[0], options.batch[2], manifest.slots),
-        ("guidance halves", min(options.halves), max(options.halves), manifest.halves),
+        ("slots", options.slots[0], options.slots[2], manifest.slots),
+        ("guidance batch", min(options.guidance_batch), max(options.guidance_batch), manifest.guidance_batch),
     ):
         if not allowed[0] <= low <= high <= allowed[1]:
             asked = str(low) if low == high else f"{low} to {high}"

@@ -29,7 +29,7 @@ class FaceAttentionSite:
     processor: str  # the processor's name in the UNet
     key_shape: Shape  # of to_k_ip.weight: [the attention's width, cross-attention width]
     value_shape: Shape
-    scale: int  # of the picture: 16 stands for H/16 x W/16
+    stride: int  # 16 stands for H/16 x W/16
 
     @property
     def key_name(self) -> str:

@@ -1,173 +1,71 @@
-"""`instantrt export`: open the checkpoint, export its networks, write the bundle's manifest, report."""
+"""`instantrt export`: its arguments and options."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from instantrt.cli.arguments import add_json_argument, parse_size
+from instantrt.cli.command import Command, ExitStatus
 
-from instantrt.bundle import MANIFEST, Manifest, PictureSizes, read_manifest, write_manifest
-from instantrt.cli.common import print_json
-from instantrt.contracts import Precision
-from instantrt.errors import BundleError
-from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.export import ExportedNetwork, export_bundle
-from instantrt_export.shapes import ExportShapes, Extent
-
-MAKERS = ("instantrt", "torch", "diffusers", "transformers", "onnx", "onnxscript")
+if TYPE_CHECKING:
+    from instantrt.contracts import Precision
 
 
-def export_command(args: argparse.Namespace) -> None:
-    """Run the command with its parsed arguments."""
-    checkpoint = Checkpoint.open(
-        args.checkpoint,
-        identitynet=args.identitynet,
-        adapter=args.adapter,
-        faces=args.faces,
-        revision=args.revision,
+@dataclass(frozen=True)
+class ExportOptions:
+    """The command's options."""
+
+    checkpoint: str
+    out: Path
+    identitynet: str | None = None
+    adapter: str | None = None
+    faces: str | None = None
+    revision: str | None = None
+    precision: Precision = "fp32"
+    size: tuple[int, int] | None = None
+    max_size: tuple[int, int] | None = None
+    min_size: tuple[int, int] | None = None
+    slots: int | None = None
+    only: Sequence[str] | None = None
+    parity: bool = True
+    json: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or hub id of the SDXL checkpoint")
+    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True)
+    parser.add_argument("--identitynet", help="folder or hub id; default: ControlNetModel/ in the checkpoint")
+    parser.add_argument("--adapter", help="ip-adapter.bin or .safetensors; default: in the checkpoint")
+    parser.add_argument("--faces", help="folder of the face networks; default: antelopev2/ or faces/ in the checkpoint")
+    parser.add_argument("--revision", help="revision of hub ids")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), help="fp32 for CPUs, fp16 for GPUs")
+    parser.add_argument("--size", type=parse_size, metavar="WxH", help="picture size; default: the checkpoint's")
+    parser.add_argument("--max-size", type=parse_size, metavar="WxH", help="accept sizes from --min-size up to this")
+    parser.add_argument("--min-size", type=parse_size, metavar="WxH", help="smallest size, with --max-size")
+    parser.add_argument("--slots", type=int, help="fix the number of slots; default: symbolic")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="export only these networks")
+    parser.add_argument(
+        "--parity", action=argparse.BooleanOptionalAction, help="compare each network with its torch module"
     )
-    sizes = picture_sizes(checkpoint, args.size, args.min_size, args.max_size)
-    exported = write_bundle(
-        checkpoint,
-        args.out,
-        sizes,
-        slots=args.slots,
-        precision=args.precision,
-        only=args.only,
-        check_parity=not args.no_parity,
-    )
-    if args.json:
-        print_json({"bundle": str(args.out), "networks": [_record(e) for e in exported]})
-    else:
-        _print_table(args.out, exported)
+    add_json_argument(parser)
 
 
-def write_bundle(
-    checkpoint: Checkpoint,
-    out: Path,
-    sizes: PictureSizes,
-    *,
-    slots: int | None = None,
-    precision: Precision = "fp32",
-    only: Sequence[str] | None = None,
-    check_parity: bool = True,
-) -> list[ExportedNetwork]:
-    """Exports networks into the bundle ``out``, with progress on a terminal; options as of :func:`export_bundle`.
+def _load() -> Callable[[ExportOptions], ExitStatus]:
+    from instantrt_export.run import run_export
 
-    Raises:
-        BundleError: ``only`` names networks to add to a bundle that was exported differently.
-    """
-    shapes = export_shapes(sizes, slots)
-    manifest = _manifest(checkpoint, precision, sizes, shapes)
-    if only:
-        manifest = _joined(out, manifest)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MANIFEST).unlink(missing_ok=True)  # until the new manifest is written this is no bundle
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("export")
-        exported = export_bundle(
-            checkpoint,
-            out,
-            shapes=shapes,
-            precision=precision,
-            only=only,
-            check_parity=check_parity,
-            progress=lambda name, done, total: bar.update(
-                task, description=name or "done", completed=done, total=total
-            ),
-        )
-    networks = manifest.networks | {e.name: e.path.relative_to(out).as_posix() for e in exported}
-    write_manifest(out, _with_networks(manifest, networks))
-    return exported
+    return run_export
 
 
-def picture_sizes(
-    checkpoint: Checkpoint,
-    size: tuple[int, int] | None,
-    smallest: tuple[int, int] | None,
-    largest: tuple[int, int] | None,
-) -> PictureSizes:
-    """The default size (the checkpoint's own unless given) and the range, which is that one size unless given."""
-    own = int(checkpoint.unet_config["sample_size"]) * checkpoint.dims.vae_scale
-    default = size or (own, own)
-    sizes = PictureSizes(default, smallest or default, largest or default)
-    sizes.check(*default)
-    return sizes
-
-
-def export_shapes(sizes: PictureSizes, slots: int | None) -> ExportShapes:
-    """What the graphs accept: symbolic where a range was asked for."""
-    width, height = (_extent(low, high) for low, high in zip(sizes.min, sizes.max, strict=True))
-    return ExportShapes(width, height) if slots is None else ExportShapes(width, height, slots=slots)
-
-
-def _extent(low: int, high: int) -> Extent:
-    return low if low == high else (low, high)
-
-
-def _manifest(checkpoint: Checkpoint, precision: Precision, sizes: PictureSizes, shapes: ExportShapes) -> Manifest:
-    return Manifest(
-        dims=checkpoint.dims,
-        precision=precision,
-        sizes=sizes,
-        slots=shapes.extents["B"],
-        halves=shapes.extents["G"],
-        scheduler=dict(checkpoint.scheduler_config),
-        force_zeros_for_empty_prompt=bool(checkpoint.model_index.get("force_zeros_for_empty_prompt", True)),
-        networks={},
-        made_by={name: version(name) for name in MAKERS},
-    )
-
-
-def _joined(folder: Path, manifest: Manifest) -> Manifest:
-    """``manifest`` with the networks that the bundle already has; the rest must agree.
-
-    Raises:
-        BundleError: the bundle was exported with other options or from another checkpoint.
-    """
-    if not (folder / MANIFEST).is_file():
-        return manifest
-    old = read_manifest(folder)
-    fields = ("dims", "precision", "sizes", "slots", "halves", "scheduler", "force_zeros_for_empty_prompt")
-    changed = [name for name in fields if getattr(old, name) != getattr(manifest, name)]
-    if changed:
-        raise BundleError(
-            f"single networks cannot be added to {folder}: it was exported differently",
-            found=", ".join(f"{n} {getattr(old, n)} against {getattr(manifest, n)}" for n in changed),
-            hint="use the same options and checkpoint, or export everything again without --only",
-        )
-    return _with_networks(manifest, old.networks)
-
-
-def _with_networks(manifest: Manifest, networks: dict[str, str]) -> Manifest:
-    return Manifest(**{**vars(manifest), "networks": networks})
-
-
-def _record(network: ExportedNetwork) -> dict[str, Any]:
-    return {
-        "name": network.name,
-        "file": network.path.name,
-        "seconds": round(network.seconds, 2),
-        "onnx_bytes": network.onnx_bytes,
-        "parity_error": network.parity_error,
-    }
-
-
-def _print_table(bundle: Path, exported: list[ExportedNetwork]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading, justify in (("network", "left"), ("seconds", "right"), ("MB", "right"), ("error to torch", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for network in exported:
-        error = "-" if network.parity_error is None else f"{network.parity_error:.1e}"
-        table.add_row(network.name, f"{network.seconds:.1f}", f"{network.onnx_bytes / 1e6:.1f}", error)
-    console = Console()
-    console.print(table)
-    console.print(f"bundle in {bundle}", highlight=False)
+COMMAND = Command(
+    "export",
+    "export a checkpoint's networks to ONNX and write a bundle",
+    ExportOptions,
+    add_arguments,
+    _load,
+    lambda _: "export",
+)

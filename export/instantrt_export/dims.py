@@ -29,7 +29,7 @@ def resnets(network: Any) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, ResnetBlock2D)]
 
 
-def face_attention_sites(unet: nn.Module, vae_scale: int) -> tuple[FaceAttentionSite, ...]:
+def face_attention_sites(unet: nn.Module, vae_stride: int) -> tuple[FaceAttentionSite, ...]:
     """The UNet's cross-attentions in the order of its attention processors: down blocks, up blocks, mid block."""
     sites = []
     processors: Any = unet.attn_processors
@@ -37,7 +37,7 @@ def face_attention_sites(unet: nn.Module, vae_scale: int) -> tuple[FaceAttention
         attention: Any = unet.get_submodule(name.removesuffix(".processor"))
         if attention.is_cross_attention:
             keys, values = tuple(attention.to_k.weight.shape), tuple(attention.to_v.weight.shape)
-            sites.append(FaceAttentionSite(index, name, keys, values, vae_scale * _downsampling(name, unet)))
+            sites.append(FaceAttentionSite(index, name, keys, values, vae_stride * _downsampling(name, unet)))
     return tuple(sites)
 
 
@@ -50,8 +50,8 @@ def model_dims(
     """The sizes of a checkpoint whose parts fit each other."""
     unet, identitynet = components["unet"].config, components["identitynet"].config
     text, text_2 = components["text_encoder"].config, components["text_encoder_2"].config
-    vae_scale = vae_downsampling(components["vae"])
-    residuals, mid = identitynet_residuals(identitynet, vae_scale)
+    vae_stride = vae_downsampling(components["vae"])
+    residuals, mid = identitynet_residuals(identitynet, vae_stride)
     return ModelDims(
         text_width=text.hidden_size,
         text_width_2=text_2.hidden_size,
@@ -70,26 +70,26 @@ def model_dims(
         control_channels=identitynet.block_out_channels[0],
         residuals=residuals,
         mid_residual=mid,
-        adapter_scales=tuple(sorted({site.scale for site in sites})),
+        adapter_strides=tuple(sorted({site.stride for site in sites})),
         text_tokens=text.max_position_embeddings,
         latent_channels=unet.in_channels,
-        vae_scale=vae_scale,
+        vae_stride=vae_stride,
     )
 
 
-def identitynet_residuals(config: Any, vae_scale: int) -> tuple[tuple[Residual, ...], Residual]:
+def identitynet_residuals(config: Any, vae_stride: int) -> tuple[tuple[Residual, ...], Residual]:
     """The residuals in diffusers' order: conv_in, then per block its layers and downsampler; then the mid block's."""
     channels = config.block_out_channels
     layers = config.layers_per_block
     per_block = [layers] * len(channels) if isinstance(layers, int) else layers
-    scale = vae_scale
-    residuals = [Residual(channels[0], scale)]
+    stride = vae_stride
+    residuals = [Residual(channels[0], stride)]
     for i, (width, count) in enumerate(zip(channels, per_block, strict=True)):
-        residuals += [Residual(width, scale)] * count
+        residuals += [Residual(width, stride)] * count
         if i < len(channels) - 1:
-            scale *= 2
-            residuals.append(Residual(width, scale))
-    return tuple(residuals), Residual(channels[-1], scale)
+            stride *= 2
+            residuals.append(Residual(width, stride))
+    return tuple(residuals), Residual(channels[-1], stride)
 
 
 def vae_downsampling(vae: Component) -> int:

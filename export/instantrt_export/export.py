@@ -23,7 +23,7 @@ from instantrt_export.tokenizer_files import write_tokenizers
 FACE_NETWORKS = ("face_detector", "face_encoder")
 TORCH_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
-Progress = Callable[[str, int, int], None]
+ExportProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def export_bundle(
     precision: Precision = "fp32",
     only: Iterable[str] | None = None,
     check_parity: bool = True,
-    progress: Progress = lambda _name, _done, _total: None,
+    progress: ExportProgress = lambda _name, _done, _total: None,
 ) -> list[ExportedNetwork]:
     """Writes ``out/onnx/NAME.onnx`` of each network and ``out``'s tokenizers; ``bundle.json`` is the caller's.
 

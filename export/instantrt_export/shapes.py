@@ -31,7 +31,7 @@ class ExportShapes:
         width: picture width in px, multiple of 64.
         height: picture height in px, multiple of 64.
         slots: pictures denoised at once (B).
-        halves: guidance halves (G), within 1 and 2.
+        guidance_batch: guidance batch (G), within 1 and 2.
         prompts: prompts encoded at once (R).
         timesteps: timesteps embedded at once (T).
     """
@@ -39,7 +39,7 @@ class ExportShapes:
     width: Extent
     height: Extent
     slots: Extent = (1, 4)
-    halves: Extent = (1, 2)
+    guidance_batch: Extent = (1, 2)
     prompts: Extent = (1, 16)
     timesteps: Extent = (1, 200)
 
@@ -52,14 +52,14 @@ class ExportShapes:
                 if pixels % SIZE_STEP_PX:
                     raise ExportOptionError(f"the {side} is not a multiple of {SIZE_STEP_PX}", found=f"{pixels} px")
         if self.extents["G"][1] > 2:
-            raise ExportOptionError("there are at most two guidance halves", found=str(self.halves))
+            raise ExportOptionError("there are at most two guidance batch", found=str(self.guidance_batch))
 
     @property
     def extents(self) -> dict[str, tuple[int, int]]:
         """(lowest, highest) by symbol."""
         by_symbol = {
             "B": self.slots,
-            "G": self.halves,
+            "G": self.guidance_batch,
             "H": self.height,
             "W": self.width,
             "R": self.prompts,

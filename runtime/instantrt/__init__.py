@@ -1,19 +1,25 @@
 """InstantRT's lean runtime: a bundle in, pictures of a person out, without torch or diffusers."""
 
-from instantrt.bundle import Bundle
-from instantrt.errors import (
-    BundleError,
-    CancelledError,
-    CheckpointError,
-    InstantRTError,
-    MissingExtraError,
-    NoFaceError,
-    PhotoError,
-    RequestError,
-)
-from instantrt.pipeline import InstantID, Prepared
-from instantrt.request import GenerateRequest
-from instantrt.result import GenerateResult, Timings
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from instantrt.bundle import Bundle
+    from instantrt.errors import (
+        BundleError,
+        CancelledError,
+        CheckpointError,
+        InstantRTError,
+        MissingExtraError,
+        NoFaceError,
+        PhotoError,
+        RequestError,
+    )
+    from instantrt.pipeline import InstantID, Prepared
+    from instantrt.request import GenerateRequest
+    from instantrt.result import GenerateResult, Timings
 
 __all__ = [
     "Bundle",
@@ -31,3 +37,23 @@ __all__ = [
     "RequestError",
     "Timings",
 ]
+
+_MODULES = {
+    "Bundle": "bundle",
+    "InstantID": "pipeline",
+    "Prepared": "pipeline",
+    "GenerateRequest": "request",
+    "GenerateResult": "result",
+    "Timings": "result",
+}  # all other names are in errors
+
+
+def __getattr__(name: str) -> object:
+    """Import public names when they are first used: the command line's help should not wait for numpy and OpenCV."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

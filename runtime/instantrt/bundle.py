@@ -18,7 +18,7 @@ from instantrt.errors import BundleError, RequestError
 from instantrt.samplers import SchedulerConfig
 
 MANIFEST = "bundle.json"
-FORMAT = 1
+FORMAT = 2
 SIDE_MULTIPLE = 64
 EXPORT_AGAIN = "export the bundle again with `instantrt export`"
 
@@ -73,7 +73,7 @@ class Manifest:
     precision: Precision
     sizes: PictureSizes
     slots: tuple[int, int]  # fewest and most slots that the graphs accept
-    halves: tuple[int, int]  # fewest and most guidance halves that the graphs accept
+    guidance_batch: tuple[int, int]  # fewest and most guidance batch that the graphs accept
     scheduler: dict[str, Any]  # diffusers scheduler_config.json of the checkpoint
     force_zeros_for_empty_prompt: bool
     networks: dict[str, str]  # network name -> ONNX file, relative to the bundle
@@ -88,7 +88,7 @@ class Manifest:
             "precision": self.precision,
             "sizes": asdict(self.sizes),
             "slots": self.slots,
-            "halves": self.halves,
+            "guidance_batch": self.guidance_batch,
             "dims": self.dims.to_json(),
             "scheduler": self.scheduler,
             "force_zeros_for_empty_prompt": self.force_zeros_for_empty_prompt,
@@ -107,7 +107,7 @@ class Manifest:
             precision=data["precision"],
             sizes=PictureSizes(**sizes),
             slots=(int(data["slots"][0]), int(data["slots"][1])),
-            halves=(int(data["halves"][0]), int(data["halves"][1])),
+            guidance_batch=(int(data["guidance_batch"][0]), int(data["guidance_batch"][1])),
             scheduler=dict(data["scheduler"]),
             force_zeros_for_empty_prompt=bool(data["force_zeros_for_empty_prompt"]),
             networks=dict(data["networks"]),

@@ -3,12 +3,12 @@
 Declared once, here. The export names and shapes ONNX graphs after them, the engines take their profiles from them,
 the runtime allocates its buffers from them and the harness compares along them.
 
-Symbols in shapes: ``B`` slots, ``G`` guidance halves (1 or 2), ``H`` and ``W`` picture size in pixels, ``R`` prompts,
+Symbols in shapes: ``B`` slots, ``G`` guidance batch (1 or 2), ``H`` and ``W`` picture size in pixels, ``R`` prompts,
 ``T`` timesteps, ``n`` faces. ``"H/8"`` is a symbol divided by a number. What DESIGN counts as ``N = G*B`` rows is
 written here as two axes ``[G, B, ...]``: the same bytes in the same order (row = g*B + b), but no axis is a product of
 two symbols, which neither torch.export nor a TensorRT profile can express.
 
-Whatever is the same in every step is computed once, in the prelude. That holds for the keys and values of all
+Whatever is the same in every step is computed once, before the loop. That holds for the keys and values of all
 cross-attentions, which depend on text and face alone: ``cross_attention`` gives those of a network side by side along
 the last axis, and the loop's networks take them as ``text_kv`` and ``face_kv`` instead of tokens. With SDXL this takes
 1.7 GB of fp16 weights out of the loop's plans, which can be freed before the loop starts, and 350 matrix products out
@@ -26,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 DType = Literal["net", "float32", "int32", "uint8"]
-Stage = Literal["prelude", "loop", "finale"]
+Stage = Literal["conditioning", "denoise", "decode"]
 Precision = Literal["fp32", "fp16"]
 
 STEP_ROWS = 200  # 100 Heun steps are 199 network calls
@@ -40,10 +40,10 @@ NET_DTYPES: dict[Precision, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp1
 
 @dataclass(frozen=True)
 class Residual:
-    """One residual that IdentityNet adds to the UNet: ``channels`` feature maps at 1/``scale`` of the picture."""
+    """One residual that IdentityNet adds to the UNet: ``channels`` feature maps at 1/``stride`` of the picture."""
 
     channels: int
-    scale: int
+    stride: int
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class ModelDims:
     face_tokens: int  # queries of the image projection (16)
     face_embedding_width: int  # face encoder's output (antelopev2 512)
     face_px: int  # side of the face encoder's aligned crop (antelopev2 112)
-    detector: str  # kind of face detector, a key of instantrt.prelude.detectors.DETECTORS
+    detector: str  # kind of face detector, a key of instantrt.conditioning.detectors.DETECTORS
     detector_px: int  # side of the face detector's square input (SCRFD 640)
-    encoder: str  # kind of face encoder, a key of instantrt.prelude.alignment.TEMPLATES
+    encoder: str  # kind of face encoder, a key of instantrt.conditioning.alignment.TEMPLATES
     unet_time_width: int  # projections of the time embedding for all its resnets, side by side (SDXL 13760)
     unet_kv_width: int  # keys and values of all its cross-attentions, side by side (SDXL 166400)
     identitynet_time_width: int  # (SDXL 7040)
@@ -67,15 +67,15 @@ class ModelDims:
     control_channels: int  # channels of the control features (SDXL 320)
     residuals: tuple[Residual, ...]  # down residuals in the UNet's order (SDXL 9)
     mid_residual: Residual
-    adapter_scales: tuple[int, ...]  # picture scales at which the UNet has face attention (SDXL 16, 32)
+    adapter_strides: tuple[int, ...]  # strides at which the UNet has face attention (SDXL 16, 32)
     text_tokens: int = 77
     latent_channels: int = 4
-    vae_scale: int = 8
+    vae_stride: int = 8
 
     @property
-    def control_scales(self) -> tuple[int, ...]:
-        """Picture scales at which IdentityNet gives residuals, ascending (SDXL 8, 16, 32)."""
-        return tuple(sorted({r.scale for r in (*self.residuals, self.mid_residual)}))
+    def control_strides(self) -> tuple[int, ...]:
+        """Strides at which IdentityNet gives residuals, ascending (SDXL 8, 16, 32)."""
+        return tuple(sorted({r.stride for r in (*self.residuals, self.mid_residual)}))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``bundle.json``."""
@@ -87,7 +87,7 @@ class ModelDims:
         fields = dict(data)
         fields["residuals"] = tuple(Residual(**r) for r in fields["residuals"])
         fields["mid_residual"] = Residual(**fields["mid_residual"])
-        fields["adapter_scales"] = tuple(fields["adapter_scales"])
+        fields["adapter_strides"] = tuple(fields["adapter_strides"])
         return cls(**fields)
 
 
@@ -165,17 +165,17 @@ def symbols_of(contract: NetworkContract, shapes: Mapping[str, tuple[int, ...]])
     return symbols
 
 
-def _picture(scale: int) -> tuple[str, str]:
-    return (f"H/{scale}", f"W/{scale}") if scale > 1 else ("H", "W")
+def _picture(stride: int) -> tuple[str, str]:
+    return (f"H/{stride}", f"W/{stride}") if stride > 1 else ("H", "W")
 
 
 def _residual_specs(dims: ModelDims) -> tuple[TensorSpec, ...]:
     named = [(f"residual_{i}", r) for i, r in enumerate(dims.residuals)] + [("residual_mid", dims.mid_residual)]
-    return tuple(TensorSpec(name, "net", ("G", "B", r.channels, *_picture(r.scale))) for name, r in named)
+    return tuple(TensorSpec(name, "net", ("G", "B", r.channels, *_picture(r.stride))) for name, r in named)
 
 
-def _mask_specs(kind: str, scales: tuple[int, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(f"{kind}_mask_{s}", "net", ("B", 1, *_picture(s))) for s in scales)
+def _mask_specs(kind: str, strides: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(f"{kind}_mask_{s}", "net", ("B", 1, *_picture(s))) for s in strides)
 
 
 def _detector_heads(dims: ModelDims) -> tuple[TensorSpec, ...]:
@@ -195,35 +195,35 @@ def _detector_heads(dims: ModelDims) -> tuple[TensorSpec, ...]:
 
 def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
     """The eleven networks of a checkpoint with these sizes, in the order in which a request runs them."""
-    latents = ("B", dims.latent_channels, *_picture(dims.vae_scale))
+    latents = ("B", dims.latent_channels, *_picture(dims.vae_stride))
     step_inputs = (
         TensorSpec("latents", "float32", latents),
         TensorSpec("step", "int32", ("B",)),
         TensorSpec("step_table", "float32", ("B", STEP_ROWS, len(STEP_COLUMNS))),
     )
-    control_features = TensorSpec("features", "net", ("B", dims.control_channels, *_picture(dims.vae_scale)))
+    control_features = TensorSpec("features", "net", ("B", dims.control_channels, *_picture(dims.vae_stride)))
     contracts = (
         NetworkContract(
             "face_detector",
-            "prelude",
+            "conditioning",
             (TensorSpec("image", "uint8", (1, dims.detector_px, dims.detector_px, 3)),),
             _detector_heads(dims),
         ),
         NetworkContract(
             "face_encoder",
-            "prelude",
+            "conditioning",
             (TensorSpec("faces", "uint8", ("n", dims.face_px, dims.face_px, 3)),),
             (TensorSpec("embedding", "float32", ("n", dims.face_embedding_width)),),
         ),
         NetworkContract(
             "text_encoder",
-            "prelude",
+            "conditioning",
             (TensorSpec("input_ids", "int32", ("R", dims.text_tokens)),),
             (TensorSpec("hidden_states", "net", ("R", dims.text_tokens, dims.text_width)),),
         ),
         NetworkContract(
             "text_encoder_2",
-            "prelude",
+            "conditioning",
             (TensorSpec("input_ids", "int32", ("R", dims.text_tokens)),),
             (
                 TensorSpec("hidden_states", "net", ("R", dims.text_tokens, dims.text_width_2)),
@@ -232,19 +232,19 @@ def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
         ),
         NetworkContract(
             "image_projection",
-            "prelude",
+            "conditioning",
             (TensorSpec("embedding", "float32", ("R", dims.face_embedding_width)),),
             (TensorSpec("tokens", "net", ("R", dims.face_tokens, dims.token_width)),),
         ),
         NetworkContract(
             "control_embedding",
-            "prelude",
+            "conditioning",
             (TensorSpec("image", "uint8", ("B", *_picture(1), 3)),),
             (control_features,),
         ),
         NetworkContract(
             "time_embedding",
-            "prelude",
+            "conditioning",
             (
                 TensorSpec("timesteps", "float32", ("T",)),
                 TensorSpec("pooled", "net", ("G", dims.pooled_width)),
@@ -257,7 +257,7 @@ def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
         ),
         NetworkContract(
             "cross_attention",
-            "prelude",
+            "conditioning",
             (
                 TensorSpec("text_tokens", "net", ("G", dims.text_tokens, dims.token_width)),
                 TensorSpec("face_tokens", "net", ("G", dims.face_tokens, dims.token_width)),
@@ -270,19 +270,19 @@ def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
         ),
         NetworkContract(
             "identitynet",
-            "loop",
+            "denoise",
             (
                 *step_inputs,
                 TensorSpec("time_embeddings", "net", ("B", STEP_ROWS, "G", dims.identitynet_time_width)),
                 TensorSpec("face_kv", "net", ("G", "B", dims.face_tokens, dims.identitynet_kv_width)),
                 TensorSpec("control_features", "net", control_features.shape),
-                *_mask_specs("control", dims.control_scales),
+                *_mask_specs("control", dims.control_strides),
             ),
             _residual_specs(dims),
         ),
         NetworkContract(
             "unet",
-            "loop",
+            "denoise",
             (
                 *step_inputs,
                 TensorSpec("time_embeddings", "net", ("B", STEP_ROWS, "G", dims.unet_time_width)),
@@ -290,7 +290,7 @@ def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
                 TensorSpec("noise", "net", ("B", NOISE_ROWS, *latents[1:])),
                 TensorSpec("text_kv", "net", ("G", "B", dims.text_tokens, dims.unet_kv_width)),
                 TensorSpec("face_kv", "net", ("G", "B", dims.face_tokens, dims.unet_kv_width)),
-                *_mask_specs("adapter", dims.adapter_scales),
+                *_mask_specs("adapter", dims.adapter_strides),
                 *_residual_specs(dims),
             ),
             (
@@ -301,7 +301,7 @@ def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
         ),
         NetworkContract(
             "vae_decoder",
-            "finale",
+            "decode",
             (TensorSpec("latents", "float32", latents),),
             (TensorSpec("images", "uint8", ("B", *_picture(1), 3)),),
         ),

@@ -1,7 +1,7 @@
 """The step loop: two engines and three copies, captured once per shape and launched once per network call.
 
 All that differs between requests - sampler, step count, guidance scale, strengths, masks, seed, text, face - is data in
-the loop's buffers, so one captured graph serves every request of the same (slots, guidance halves, height, width).
+the loop's buffers, so one captured graph serves every request of the same (slots, guidance batch, height, width).
 Slots are independent of each other.
 """
 
@@ -47,19 +47,19 @@ class LoopShape:
     """What a captured graph is fixed to."""
 
     slots: int
-    halves: int
+    guidance_batch: int
     height: int
     width: int
 
     @property
     def symbols(self) -> dict[str, int]:
         """The contract symbols in numbers."""
-        return {"B": self.slots, "G": self.halves, "H": self.height, "W": self.width}
+        return {"B": self.slots, "G": self.guidance_batch, "H": self.height, "W": self.width}
 
 
 @dataclass(frozen=True)
 class SlotInputs:
-    """Everything one slot needs for its whole loop. G guidance halves; h = H/8, w = W/8.
+    """Everything one slot needs for its whole loop. G is the guidance batch; h = H/8, w = W/8.
 
     The conditions may be host arrays, which are uploaded, or buffers of the loop's device, which are copied there.
 
@@ -103,7 +103,7 @@ class DenoiseLoop:
         target: makes the engines and owns the device.
         dims: the bundle's sizes.
         precision: the bundle's network dtype.
-        shape: slots, guidance halves and picture size.
+        shape: slots, guidance batch and picture size.
         eager: put every call on the stream anew instead of launching a captured graph, for debugging.
     """
 
@@ -127,7 +127,7 @@ class DenoiseLoop:
             )
             for engine in self._engines:
                 self._bind(engine)
-                engine.settle(self._device.stream, capture=not eager)
+                engine.warm_up(self._device.stream, capture=not eager)
             self._launch = self._step if eager else self._captured(owned)
             self._owned = owned.pop_all()
 
@@ -151,9 +151,9 @@ class DenoiseLoop:
             if embeddings.shape[0] != rows:
                 raise ValueError(f"{embeddings.shape[0]} time embeddings for {rows} rows of the step table")
             self._put_rows(f"time_embeddings_{network}", embeddings, slot)
-        for half in range(self.shape.halves):
+        for row in range(self.shape.guidance_batch):
             for name in ("text_kv_unet", "face_kv_unet", "face_kv_identitynet"):
-                put(name, _half(getattr(inputs, name), half), half, slot)
+                put(name, _row(getattr(inputs, name), row), row, slot)
         put("control_features", inputs.control_features, slot)
         for name, mask in inputs.masks.items():
             put(name, mask[None], slot)
@@ -286,8 +286,8 @@ class LoopRun:
                 self._on_call(self._done, total)
 
 
-def _half(values: Array | Buffer, half: int) -> Array | Buffer:
-    return values[half] if isinstance(values, np.ndarray) else values.at(half)
+def _row(values: Array | Buffer, row: int) -> Array | Buffer:
+    return values[row] if isinstance(values, np.ndarray) else values.at(row)
 
 
 def _buffer_name(network: str, tensor: str) -> str:

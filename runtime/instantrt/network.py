@@ -1,4 +1,4 @@
-"""A prelude or finale network as a function of host arrays or device buffers, with its own buffers kept per shape."""
+"""A network as a function of host arrays or device buffers, with its own buffers kept per shape."""
 
 from __future__ import annotations
 

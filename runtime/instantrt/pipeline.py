@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt.bundle import Bundle
+from instantrt.conditioning.cache import CachedFaceStage
+from instantrt.conditioning.conditions import Conditions, condition_masks
+from instantrt.conditioning.face import FaceStage
+from instantrt.conditioning.identity import Identity, identity_from_photos
+from instantrt.conditioning.photo import decode_photo
+from instantrt.conditioning.styles import apply_style
 from instantrt.denoise import IN_FLIGHT, LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
 from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
 from instantrt.noise import TorchGenerator
-from instantrt.prelude.conditions import Conditions, condition_masks
-from instantrt.prelude.face import FaceStage
-from instantrt.prelude.identity import Identity, identity_from_photos
-from instantrt.prelude.memory import FaceMemory
-from instantrt.prelude.photo import decode_photo
-from instantrt.prelude.styles import apply_style
 from instantrt.request import MAX_SEED, RANDOM_SEED, GenerateRequest
 from instantrt.result import GenerateResult, Timings
 from instantrt.samplers import StepTable, step_table
@@ -38,7 +38,7 @@ MAX_LOOPS = 4  # shapes whose engines, buffers and graphs are kept
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request after its photos, style and seed are settled and before any diffusion network runs.
+    """A request after its photos, style and seed are warmed_up and before any diffusion network runs.
 
     The reference pipeline starts from the same point, so both see the same inputs.
     """
@@ -79,7 +79,7 @@ class InstantID:
                 owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision)))
                 for name in ("face_detector", "face_encoder", "vae_decoder")
             )
-            self.faces = FaceMemory(FaceStage(bundle.dims, detector, encoder))
+            self.faces = CachedFaceStage(FaceStage(bundle.dims, detector, encoder))
             owned.callback(self._close_loops)
             self._owned = owned.pop_all()
 
@@ -134,7 +134,7 @@ class InstantID:
         *,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
-        keep_steps: bool = False,
+        keep_latents: bool = False,
     ) -> GenerateResult:
         """Make the pictures that ``request`` asks for.
 
@@ -142,7 +142,7 @@ class InstantID:
             request: photo, prompt and options.
             progress: told (network calls done, calls in all) after each call of the loop.
             cancelled: asked before each call; answering True stops the request.
-            keep_steps: also return the latents after every call, for which each call is waited for.
+            keep_latents: also return the latents after every call, for which each call is waited for.
 
         Raises:
             PhotoError: a photo is unreadable or shows no face.
@@ -151,7 +151,7 @@ class InstantID:
         """
         with self._lock:
             self._clock.restart()
-            return self._generate(self._prepare(request), progress, cancelled, keep_steps)
+            return self._generate(self._prepare(request), progress, cancelled, keep_latents)
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Only the photo and face stages of a request."""
@@ -177,7 +177,7 @@ class InstantID:
             width, height = self.bundle.manifest.sizes.default
         self.bundle.manifest.sizes.check(width, height)
         prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
-        with self._clock.stage("decode"):
+        with self._clock.stage("photo"):
             photo = decode_photo(request.face)
             pose = None if request.pose is None else decode_photo(request.pose)
         with self._clock.stage("face"):
@@ -190,13 +190,13 @@ class InstantID:
         prepared: Prepared,
         progress: Progress | None,
         cancelled: Callable[[], bool] | None,
-        keep_steps: bool,
+        keep_latents: bool,
     ) -> GenerateResult:
         request, stage = prepared.request, self._clock.stage
         table = step_table(request.sampler, request.steps, request.guidance_scale, self.bundle.scheduler)
         with stage("load"):
             loop = self._loop(prepared)
-        slots, warnings = self._slots(prepared, table, loop.shape.halves)
+        slots, warnings = self._slots(prepared, table, loop.shape.guidance_batch)
         calls = len(table.rows)
         batches = [slots[i : i + loop.shape.slots] for i in range(0, len(slots), loop.shape.slots)]
         pixels, latents, times = [], [], []
@@ -206,12 +206,12 @@ class InstantID:
                 for slot, inputs in enumerate(batch):
                     loop.load_slot(slot, inputs)
             told, in_flight = _shifted(progress, index * calls, len(batches) * calls), IN_FLIGHT
-            if keep_steps:
+            if keep_latents:
                 steps.append([])
                 told, in_flight = _keeping(told, loop, steps[-1]), 1
-            with stage("loop"):
+            with stage("denoise"):
                 run = loop.launch(calls, told, cancelled, in_flight)
-            with stage("vae"):
+            with stage("decode"):
                 images = self._vae.run({"latents": loop.latents_buffer})["images"]
             times.append(run.finish())
             with stage("download"):
@@ -225,15 +225,17 @@ class InstantID:
             prepared.identity.keypoints,
             prepared.identity.warnings + warnings,
             _timings(self._clock.read_ms(), times),
-            np.concatenate([np.stack(batch) for batch in steps], axis=1)[:, : len(slots)] if keep_steps else None,
+            np.concatenate([np.stack(batch) for batch in steps], axis=1)[:, : len(slots)] if keep_latents else None,
         )
 
-    def _slots(self, prepared: Prepared, table: StepTable, halves: int) -> tuple[list[SlotInputs], tuple[str, ...]]:
+    def _slots(
+        self, prepared: Prepared, table: StepTable, guidance_batch: int
+    ) -> tuple[list[SlotInputs], tuple[str, ...]]:
         request, conditions, stage = prepared.request, self.conditions, self._clock.stage
         with stage("text"):
-            text = conditions.text(prepared.prompt, prepared.negative_prompt, halves)
-        with stage("prelude"):
-            face_tokens = conditions.face_tokens(prepared.identity.embedding, halves)
+            text = conditions.text(prepared.prompt, prepared.negative_prompt, guidance_batch)
+        with stage("conditioning"):
+            face_tokens = conditions.face_tokens(prepared.identity.embedding, guidance_batch)
             features = conditions.control_features(prepared.identity.control_image)
             kv = conditions.cross_attention(text.tokens, face_tokens)
             times = conditions.time_embeddings(table, text.pooled, prepared.width, prepared.height)
@@ -264,8 +266,8 @@ class InstantID:
         shape = (
             prepared.request.samples,
             dims.latent_channels,
-            prepared.height // dims.vae_scale,
-            prepared.width // dims.vae_scale,
+            prepared.height // dims.vae_stride,
+            prepared.width // dims.vae_stride,
         )
         generator = TorchGenerator(prepared.seed)
         latents = generator.randn(shape) * np.float32(table.init_noise_sigma)
@@ -286,10 +288,10 @@ class InstantID:
 
     def _shape(self, prepared: Prepared) -> LoopShape:
         """The shape nearest to the request's that the target has: rather idle slots than several batches."""
-        samples, halves = prepared.request.samples, 2 if prepared.request.guidance_scale > 1 else 1
+        samples, guidance_batch = prepared.request.samples, 2 if prepared.request.guidance_scale > 1 else 1
         most = max(samples, self.bundle.manifest.slots[1])
         slots = [*range(samples, most + 1), *range(samples - 1, 0, -1)]
-        shapes = [LoopShape(s, g, prepared.height, prepared.width) for g, s in product(range(halves, 3), slots)]
+        shapes = [LoopShape(s, g, prepared.height, prepared.width) for g, s in product(range(guidance_batch, 3), slots)]
         # With none, the first one's loading says what there is instead.
         return next((s for s in shapes if all(self._target.accepts(n, s.symbols) for n in LOOP_NETWORKS)), shapes[0])
 

@@ -232,7 +232,7 @@ class Plan:
                 return index
         found = "; or ".join(describe_profile(profile) for profile in self.record.identity.profiles)
         wanted = ", ".join(f"{symbol}={size}" for symbol, size in needed.items())
-        raise self._stale("profiles", found, wanted, " with --batch or --sizes that include it")
+        raise self._stale("profiles", found, wanted, " with --slots or --sizes that include it")
 
     def open_verified(self) -> BinaryIO:
         """The plan as an open file at its start, after its digest was verified on that very file.

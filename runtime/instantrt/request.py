@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import TYPE_CHECKING
 
+from instantrt.conditioning.styles import NO_STYLE, STYLES
 from instantrt.errors import RequestError
-from instantrt.prelude.photo import PhotoSource
-from instantrt.prelude.styles import NO_STYLE, STYLES
 from instantrt.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from instantrt.conditioning.photo import PhotoSource
 
 MAX_SEED = 999_999_999_999_999
 RANDOM_SEED = -1
@@ -20,6 +23,9 @@ class Range:
 
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g}-{self.high:g}"
 
 
 RANGES: dict[str, Range] = {
@@ -42,7 +48,7 @@ class GenerateRequest:
         prompt: what to render.
         negative_prompt: what to avoid. None and "" differ as in diffusers: None gives zero embeddings if the
             checkpoint says so.
-        style: a preset's name, see :data:`instantrt.prelude.styles.STYLES`.
+        style: a preset's name, see :data:`instantrt.conditioning.styles.STYLES`.
         pose: keypoints and face box come from this photo instead of ``face``.
         samples: pictures, 1-4.
         steps: denoising steps, 4-100.

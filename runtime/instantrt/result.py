@@ -25,7 +25,7 @@ class Timings:
         return sum(self.stages_ms.values())
 
     @property
-    def overhead_us_per_step(self) -> float:
+    def overhead_us_per_call(self) -> float:
         """Median host time per network call, outside the engines and not waiting."""
         return median(self.overhead_us)
 
@@ -35,7 +35,7 @@ class Timings:
             "total_ms": round(self.total_ms, 3),
             "stages_ms": {name: round(ms, 3) for name, ms in self.stages_ms.items()},
             "call_ms_median": round(median(self.call_ms), 3),
-            "host_overhead_us_per_step": round(self.overhead_us_per_step, 1),
+            "host_overhead_us_per_call": round(self.overhead_us_per_call, 1),
         }
 
 
@@ -50,7 +50,7 @@ class GenerateResult:
         keypoints: f32 [5, 2] face keypoints asked for, in picture pixels.
         warnings: what the caller should know, e.g. several faces, or words of the prompt that did not fit.
         timings: where the time went.
-        latents_per_step: f32 [network calls, samples, 4, H/8, W/8], the latents after each call, if asked for.
+        latents_per_call: f32 [network calls, samples, 4, H/8, W/8], the latents after each call, if asked for.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ class GenerateResult:
     keypoints: npt.NDArray[np.float32]
     warnings: tuple[str, ...]
     timings: Timings
-    latents_per_step: npt.NDArray[np.float32] | None = None
+    latents_per_call: npt.NDArray[np.float32] | None = None
 
     @property
     def images(self) -> list[Image.Image]:

@@ -14,11 +14,11 @@ import pytest
 from doubles.bench_results import RUNTIME, SCENARIO, latency_file
 from doubles.bench_systems import open_sleeping
 from instantrt.cli import main
-from instantrt_bench.compare import Comparison, Rule, compare_results, in_turn
-from instantrt_bench.gate_power import Share, gate_power, record
-from instantrt_bench.gate_power import main as gate_power_main
-from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult, read_results
-from instantrt_bench.statistics import Interval
+from instantrt_bench.regression.compare import Comparison, Rule, compare_results, in_turn
+from instantrt_bench.regression.gate_power import Share, gate_power, record
+from instantrt_bench.regression.gate_power import main as gate_power_main
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult, read_results
+from instantrt_bench.results.statistics import Interval
 
 
 def sessions(ms: float, count: int = 5, noise: float = 0.01, seed: int | None = None) -> list[list[float]]:

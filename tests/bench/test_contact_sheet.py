@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from instantrt_bench.contact_sheet import MARGIN_PX, TITLE_PX, Tile, amplified_difference, contact_sheet
+from instantrt_bench.results.contact_sheet import MARGIN_PX, TITLE_PX, Tile, amplified_difference, contact_sheet
 
 TOP = MARGIN_PX + TITLE_PX + MARGIN_PX
 

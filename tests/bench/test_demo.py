@@ -25,7 +25,7 @@ def test_demo_writes_the_picture_and_the_numbers(
     assert facts["latency_ratio"] == pytest.approx(
         facts["latency_ms_reference"] / facts["latency_ms_runtime"], rel=1e-2
     )
-    assert facts["host_overhead_us_per_step"] > 0
+    assert facts["host_overhead_us_per_call"] > 0
     with Image.open(out / "demo.png") as sheet:
         assert sheet.width > 4 * 384
     printed = capsys.readouterr().out

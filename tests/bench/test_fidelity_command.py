@@ -22,12 +22,12 @@ from instantrt import GenerateRequest, GenerateResult, InstantID
 from instantrt.bundle import Bundle, write_manifest
 from instantrt.cli import main
 from instantrt.result import Timings
-from instantrt_bench import lpips_distance
-from instantrt_bench.fidelity import reference_inputs
-from instantrt_bench.fidelity_suite import LIMITS, Limits, compare_results, summarise_fidelity, with_limits
-from instantrt_bench.metrics import cosine, relative_error
-from instantrt_bench.reference import Reference, ReferenceResult
-from instantrt_bench.results import ScenarioResult, read_results
+from instantrt_bench.fidelity import lpips_distance
+from instantrt_bench.fidelity.cases import LIMITS, Limits, compare_results, summarise_fidelity, with_limits
+from instantrt_bench.fidelity.pair import reference_inputs
+from instantrt_bench.reference.pipeline import Reference, ReferenceResult
+from instantrt_bench.results.files import ScenarioResult, read_results
+from instantrt_bench.results.metrics import cosine, relative_error
 
 # One sampler: what is planted is found whatever the sampler, by limits that are left at their defaults.
 SHORT = ("--samplers", "euler", "--steps", "4")
@@ -202,18 +202,18 @@ def test_the_latents_of_every_call_are_handed_out(
 
     told: list[tuple[int, int]] = []
     with InstantID.load(nano_bundle, threads=1) as runtime:
-        ours = runtime.run(request, keep_steps=True, progress=lambda *done: told.append(done))
+        ours = runtime.run(request, keep_latents=True, progress=lambda *done: told.append(done))
         plain = runtime.run(request)
         inputs = reference_inputs(runtime.prepare(request))
-    theirs = Reference.load(Checkpoint.open(nano_checkpoint), threads=1).generate(inputs, keep_steps=True)
-    assert plain.latents_per_step is None
-    assert ours.latents_per_step is not None
-    assert ours.latents_per_step.shape == (7, 2, 4, 16, 16)
+    theirs = Reference.load(Checkpoint.open(nano_checkpoint), threads=1).generate(inputs, keep_latents=True)
+    assert plain.latents_per_call is None
+    assert ours.latents_per_call is not None
+    assert ours.latents_per_call.shape == (7, 2, 4, 16, 16)
     assert told == [(call, 7) for call in range(1, 8)]
-    np.testing.assert_array_equal(ours.latents_per_step[-1], ours.latents)
+    np.testing.assert_array_equal(ours.latents_per_call[-1], ours.latents)
     np.testing.assert_array_equal(ours.latents, plain.latents)
     for i, j in np.ndindex(7, 7):
-        error = relative_error(ours.latents_per_step[i], theirs.latents_per_step[j])
+        error = relative_error(ours.latents_per_call[i], theirs.latents_per_call[j])
         assert (error < 1e-4) == (i == j)
 
 
@@ -225,7 +225,7 @@ def results_apart(noise: float, grey: int = 0) -> tuple[GenerateResult, Referenc
     moved[1] += np.float32(noise * np.linalg.norm(latents[1]) / np.linalg.norm(np.ones_like(latents[1])))
     pixels = rng.integers(0, 200, (1, 64, 64, 3), dtype=np.uint8)
     ours = GenerateResult(pixels + np.uint8(grey), moved[1], 1, np.zeros((5, 2), np.float32), (), Timings(), moved)
-    return ours, ReferenceResult(pixels, latents[1], latents, timings_ms={}, step_ms=0.0, overhead_us_per_step=0.0)
+    return ours, ReferenceResult(pixels, latents[1], latents, timings_ms={}, call_ms=0.0, overhead_us_per_call=0.0)
 
 
 def test_what_is_too_far_is_said_with_its_step() -> None:
@@ -239,8 +239,8 @@ def test_what_is_too_far_is_said_with_its_step() -> None:
     grey = compare_results(*results_apart(0.0, grey=5), limits)
     assert grey["failures"] == ["PSNR 34.2 dB, below 40 dB"]  # 20 log10(255 / 5)
     ours, theirs = results_apart(0.0)
-    assert ours.latents_per_step is not None
-    ours.latents_per_step[1] = np.nan
+    assert ours.latents_per_call is not None
+    ours.latents_per_call[1] = np.nan
     broken = compare_results(ours, theirs, limits)
     assert broken["latents_relative_error"] is None
     assert broken["latents_cosine_per_step"][1] is None

@@ -8,12 +8,12 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from doubles.bench_systems import open_sleeping
-from instantrt_bench.gpu import GpuMonitor, GpuReading, gpu_flags
-from instantrt_bench.latency import scenario_result
-from instantrt_bench.measure import Fleet, Rules, measure
-from instantrt_bench.results import RUNTIME_TENSORRT
-from instantrt_bench.scenario import Requests, Scenario
-from instantrt_bench.systems import SystemSpec
+from instantrt_bench.latency.gpu import GpuMonitor, GpuReading, gpu_flags
+from instantrt_bench.latency.measure import Fleet, Rules, measure
+from instantrt_bench.latency.scenario import Requests, Scenario
+from instantrt_bench.latency.summary import scenario_result
+from instantrt_bench.latency.systems import SystemSpec
+from instantrt_bench.results.files import RUNTIME_TENSORRT
 
 
 class NVMLError(Exception):

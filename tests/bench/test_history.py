@@ -11,9 +11,9 @@ import pytest
 
 from doubles.bench_results import SCENARIO, latency_file
 from instantrt.cli import main
-from instantrt_bench.history import keep, read_history, trend
-from instantrt_bench.micro import read_any_results
-from instantrt_bench.results import ResultError
+from instantrt_bench.regression.history import keep, read_history, trend
+from instantrt_bench.results.files import ResultError
+from instantrt_bench.results.micro import read_any_results
 
 DATA_S = [0.002, 0.0021, 0.0019, 0.002, 0.002, 0.0022]
 

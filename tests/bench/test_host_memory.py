@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from instantrt_bench.host_memory import forget_peak, peak_bytes
+from instantrt_bench.latency.host_memory import forget_peak, peak_bytes
 
 BLOCK = 64 * 2**20
 

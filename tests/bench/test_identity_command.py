@@ -20,17 +20,17 @@ from PIL import Image
 
 from instantrt import GenerateRequest, GenerateResult, InstantID
 from instantrt.cli import main
-from instantrt.prelude.conditions import Conditions
-from instantrt.prelude.face import Face, FaceStage
-from instantrt.prelude.framing import frame_photo
-from instantrt.prelude.photo import decode_photo
-from instantrt_bench.face_conditions import FaceConditions
-from instantrt_bench.identity import Panel, landmark_error
-from instantrt_bench.identity_suite import IdentityLimits, summarise_identity
-from instantrt_bench.judges.judge import Judge, faceres_judge
-from instantrt_bench.manifest import default_manifest
-from instantrt_bench.reference import Reference, ReferenceInputs, ReferenceResult
-from instantrt_bench.results import REFERENCE_EAGER, ResultFile, ScenarioResult, SystemResult, read_results
+from instantrt.conditioning.conditions import Conditions
+from instantrt.conditioning.face import Face, FaceStage
+from instantrt.conditioning.framing import frame_photo
+from instantrt.conditioning.photo import decode_photo
+from instantrt_bench.cases.manifest import default_manifest
+from instantrt_bench.identity.face_conditions import FaceConditions
+from instantrt_bench.identity.judges.judge import Judge, faceres_judge
+from instantrt_bench.identity.pairs import IdentityLimits, summarise_identity
+from instantrt_bench.identity.panel import Panel, landmark_error
+from instantrt_bench.reference.pipeline import Reference, ReferenceInputs, ReferenceResult
+from instantrt_bench.results.files import REFERENCE_EAGER, ResultFile, ScenarioResult, SystemResult, read_results
 
 RUNTIME = "runtime-onnxruntime"
 SHORT = ("--seeds", 1, "--steps", 4)
@@ -92,8 +92,8 @@ def test_an_embedding_that_is_normalised_when_it_must_not_be_is_found(
         embedding = embed(self, photo, face)
         return embedding / np.linalg.norm(embedding)
 
-    def normalised_tokens(self: Conditions, embedding: npt.NDArray[Any], halves: int) -> npt.NDArray[Any]:
-        return tokens(self, embedding / np.linalg.norm(embedding), halves)
+    def normalised_tokens(self: Conditions, embedding: npt.NDArray[Any], guidance_batch: int) -> npt.NDArray[Any]:
+        return tokens(self, embedding / np.linalg.norm(embedding), guidance_batch)
 
     if place == "face stage":
         monkeypatch.setattr(FaceStage, "embed", normalised_embed)

@@ -20,19 +20,19 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper
 
 from instantrt import InstantID
-from instantrt.prelude.alignment import TEMPLATES, Template, aligned_crop
-from instantrt.prelude.face import Face
-from instantrt.prelude.photo import decode_photo
-from instantrt_bench.judges import convert
-from instantrt_bench.judges.judge import (
+from instantrt.conditioning.alignment import TEMPLATES, Template, aligned_crop
+from instantrt.conditioning.face import Face
+from instantrt.conditioning.photo import decode_photo
+from instantrt_bench.cases.manifest import default_manifest
+from instantrt_bench.identity.judges import convert
+from instantrt_bench.identity.judges.judge import (
     JudgeError,
     encoder_judge,
     euclidean,
     faceres_judge,
     insightface_judges,
 )
-from instantrt_bench.manifest import default_manifest
-from instantrt_bench.metrics import cosine
+from instantrt_bench.results.metrics import cosine
 
 Picture = npt.NDArray[np.uint8]
 

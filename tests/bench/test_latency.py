@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from doubles.bench_systems import open_sleeping
-from instantrt_bench.latency import scenario_result
-from instantrt_bench.machine import CpuTimes
-from instantrt_bench.measure import Fleet, Measurement, Rules, measure
-from instantrt_bench.portrait import portrait_jpeg
-from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
-from instantrt_bench.scenario import Requests, Scenario
-from instantrt_bench.systems import SystemSpec
+from instantrt_bench.cases.portrait import portrait_jpeg
+from instantrt_bench.latency.measure import Fleet, Measurement, Rules, measure
+from instantrt_bench.latency.scenario import Requests, Scenario
+from instantrt_bench.latency.summary import scenario_result
+from instantrt_bench.latency.systems import SystemSpec
+from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
+from instantrt_bench.results.machine import CpuTimes
 
 SYSTEMS = (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER)
 SCENARIO = Scenario(steps=4, width=64, height=64)

@@ -12,10 +12,10 @@ import pytest
 
 from doubles.bench_systems import open_sleeping
 from instantrt.cli import build_parser, main
-from instantrt_bench import results as results_module
-from instantrt_bench.commands.latency import run_latency
-from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultError, read_results
-from instantrt_bench.scenario import load_scenarios
+from instantrt_bench.latency.run import run_latency
+from instantrt_bench.latency.scenario import load_scenarios
+from instantrt_bench.results import files as results_module
+from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultError, read_results
 
 FEW = ["--min-samples", "4", "--max-samples", "4", "--warm-up", "1", "--threads", "1"]
 
@@ -31,7 +31,7 @@ def scenarios(tmp_path: Path) -> Path:
 def bench(bundle: Path, scenarios: Path, out: Path, plan: dict[str, Any], *options: str) -> int:
     command = ["bench", "latency", str(bundle), "--checkpoint", json.dumps(plan), "--scenarios", str(scenarios)]
     args = build_parser().parse_args([*command, "--out", str(out), *FEW, *options])
-    return run_latency(args, open_sleeping)
+    return run_latency(args.selected.parsed(args), open_sleeping)
 
 
 def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
@@ -54,11 +54,11 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     summary = runtime.summary
     assert summary["latency_ms"]["n"] == 4
     assert summary["pictures_per_s"] == pytest.approx(1e3 / summary["latency_ms"]["mean"])
-    assert summary["stages_ms"]["loop"]["p50"] == pytest.approx(summary["latency_ms"]["p50"] / 2, rel=0.05)
+    assert summary["stages_ms"]["denoise"]["p50"] == pytest.approx(summary["latency_ms"]["p50"] / 2, rel=0.05)
     assert summary["cold_start_ms"]["total_ms"] > summary["cold_start_ms"]["import_ms"] > 0
     assert summary["peak_host_bytes"] > 10e6
     assert summary["peak_device_bytes"] is None
-    assert summary["roofline"]["loop"]["share_of_peak"] > 0
+    assert summary["roofline"]["denoise"]["share_of_peak"] > 0
     assert results.scenarios[1].systems[RUNTIME_ONNXRUNTIME].summary["cold_start_ms"] is None
     ratio = results.summary["ratio_eager"][RUNTIME_ONNXRUNTIME]
     assert ratio["scenario"] == scenario.id
@@ -109,7 +109,7 @@ def test_sessions_are_added_to_a_file_that_they_belong_into(
     (scenario,) = read_results(out).scenarios
     samples = scenario.systems[RUNTIME_ONNXRUNTIME].samples
     assert samples["session"] == [0] * 4 + [1] * 4 + [2] * 4
-    assert len(samples["latency_ms"]) == len(samples["stages_ms"]["vae"]) == 12
+    assert len(samples["latency_ms"]) == len(samples["stages_ms"]["decode"]) == 12
     assert len(samples["cold_start_ms"]) == 3
     starts = [session["started"] for session in scenario.comparison["sessions"]]
     assert starts == sorted(set(starts))
@@ -222,7 +222,7 @@ def test_shipped_scenarios_are_sound_and_their_ids_name_all_parameters(name: str
 def test_the_runtimes_worker_needs_no_torch() -> None:
     """Or its memory would not be that of the runtime."""
     code = (
-        "import sys, instantrt_bench.worker; "
+        "import sys, instantrt_bench.latency.worker; "
         "print([m for m in ('torch', 'diffusers', 'transformers', 'onnx', 'scipy') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
@@ -238,9 +238,11 @@ def test_the_real_systems_agree_and_are_timed(nano_bundle: Path, nano_checkpoint
     runtime, reference = (scenario.systems[name] for name in (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER))
     assert (runtime.status, reference.status) == ("ok", "ok"), (runtime.error, reference.error)
     assert runtime.summary["worst_psnr_db"] > 50
-    assert {"decode", "face", "text", "prelude", "loop", "vae", "encode"} <= runtime.summary["stages_ms"].keys()
+    assert {"photo", "face", "text", "conditioning", "denoise", "decode", "encode"} <= runtime.summary[
+        "stages_ms"
+    ].keys()
     assert runtime.summary["peak_host_bytes"] < reference.summary["peak_host_bytes"]
     for system in (runtime, reference):
         latency, stages = system.summary["latency_ms"]["p50"], system.summary["stages_ms"]
         assert 0.7 * latency < sum(stage["p50"] for stage in stages.values()) < 1.1 * latency
-        assert 0 < 4 * system.summary["step_ms"]["p50"] < latency
+        assert 0 < 4 * system.summary["call_ms"]["p50"] < latency

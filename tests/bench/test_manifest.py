@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from instantrt.cli.bench_fidelity import DEFAULT_SAMPLERS
+from instantrt.conditioning.photo import decode_photo
 from instantrt.errors import InstantRTError, RequestError
-from instantrt.prelude.photo import decode_photo
-from instantrt_bench.cases import Settings, cases_of
-from instantrt_bench.manifest import Manifest, ManifestError, default_manifest, read_manifest
+from instantrt_bench.cases.cases import Settings, cases_of
+from instantrt_bench.cases.manifest import Manifest, ManifestError, default_manifest, read_manifest
+from instantrt_bench.fidelity.command import DEFAULT_SAMPLERS
 
 PHOTO = {"id": "me", "photo": "me.png", "licence": "own photo"}
 PROMPT = {"id": "noir", "prompt": "film noir portrait"}

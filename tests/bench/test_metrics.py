@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instantrt_bench.metrics import PSNR_CAP_DB, psnr_db, relative_error, ssim
+from instantrt_bench.results.metrics import PSNR_CAP_DB, psnr_db, relative_error, ssim
 
 
 def picture(seed: int, shape: tuple[int, ...] = (32, 24, 3)) -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from instantrt.prelude.photo import decode_photo
-from instantrt_bench.manifest import read_manifest
+from instantrt.conditioning.photo import decode_photo
+from instantrt_bench.cases.manifest import read_manifest
 from instantrt_bench.nano.manifest import POSES, main
 
 

@@ -13,20 +13,20 @@ import pytest
 from PIL import Image
 
 from instantrt import InstantID
-from instantrt_bench.face_conditions import CheckpointEncoder
-from instantrt_bench.fidelity import compare
-from instantrt_bench.judges.judge import encoder_judge, faceres_judge
+from instantrt_bench.fidelity.pair import compare
+from instantrt_bench.identity.face_conditions import CheckpointEncoder
+from instantrt_bench.identity.judges.judge import encoder_judge, faceres_judge
 from instantrt_bench.nano import __main__ as command
 from instantrt_bench.nano import report
 from instantrt_bench.nano.cases import asked, unseen, with_options
 from instantrt_bench.nano.evaluate import Evaluation, Seen, centre_shifts_px, figures
 from instantrt_bench.nano.sheet import TILE_PX
 from instantrt_bench.nano.style_check import StyleCheck
-from instantrt_bench.reference import Reference
+from instantrt_bench.reference.pipeline import Reference
 from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.nano.maker import TRAINED
-from instantrt_export.nano.training.people import PEOPLE
-from instantrt_export.nano.training.styles import STYLES
+from instantrt_nano.maker import TRAINED
+from instantrt_nano.training.people import PEOPLE
+from instantrt_nano.training.styles import STYLES
 
 MIN_PSNR_DB = 50.0
 POSES, STEPS = 1, 10

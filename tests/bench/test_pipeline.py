@@ -17,9 +17,9 @@ from transformers import CLIPTokenizer
 
 from instantrt import GenerateRequest, InstantID
 from instantrt.samplers import SAMPLERS
-from instantrt_bench.fidelity import compare
-from instantrt_bench.metrics import psnr_db
-from instantrt_bench.reference import Reference
+from instantrt_bench.fidelity.pair import compare
+from instantrt_bench.reference.pipeline import Reference
+from instantrt_bench.results.metrics import psnr_db
 from instantrt_export.checkpoint import Checkpoint
 
 LATENTS_TOLERANCE = 1e-3  # relative error

@@ -15,11 +15,11 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from instantrt.errors import RequestError
-from instantrt_bench.metrics import relative_error
-from instantrt_bench.reference import Reference, ReferenceInputs
-from instantrt_bench.reference_attention import FaceAttention
-from instantrt_bench.reference_projection import image_projection_from
-from instantrt_bench.reference_schedulers import SCHEDULERS, scheduler_for
+from instantrt_bench.reference.attention import FaceAttention
+from instantrt_bench.reference.pipeline import Reference, ReferenceInputs
+from instantrt_bench.reference.projection import image_projection_from
+from instantrt_bench.reference.schedulers import SCHEDULERS, scheduler_for
+from instantrt_bench.results.metrics import relative_error
 from instantrt_export.checkpoint import Checkpoint
 
 SIDE = 128
@@ -145,12 +145,12 @@ def test_equals_diffusers_controlnet_and_ip_adapter_fed_with_face_tokens(
     """diffusers can express InstantID without masks: IP-Adapter attention, and a ControlNet given face tokens."""
     asked = replace(inputs, **changes)
     pipeline = diffusers_instantid(checkpoint, asked)
-    halves = [np.zeros_like(asked.face_embedding), asked.face_embedding][0 if asked.guided else 1 :]
+    rows = [np.zeros_like(asked.face_embedding), asked.face_embedding][0 if asked.guided else 1 :]
     expected = diffusers_result(
         pipeline,
         asked,
         image=Image.fromarray(asked.control_image),
-        ip_adapter_image_embeds=[torch.from_numpy(np.stack(halves))[:, None, None]],  # [G, images, length, width]
+        ip_adapter_image_embeds=[torch.from_numpy(np.stack(rows))[:, None, None]],  # [G, images, length, width]
         controlnet_conditioning_scale=asked.identity_strength,
         control_guidance_start=asked.window[0],
         control_guidance_end=asked.window[1],
@@ -294,17 +294,17 @@ def test_samples_share_one_noise_stream(reference, inputs) -> None:
 @pytest.mark.parametrize(("sampler", "steps", "calls"), [("euler", 4, 4), ("heun", 4, 7), ("lcm", 5, 5)])
 def test_latents_of_every_network_call_are_kept_on_request(reference, inputs, sampler, steps, calls) -> None:
     asked = replace(inputs, sampler=sampler, steps=steps, guidance_scale=1.0)
-    result = reference.generate(asked, keep_steps=True)
-    assert result.latents_per_step.shape == (calls, 1, 4, SIDE // 8, SIDE // 8)
-    np.testing.assert_array_equal(result.latents_per_step[-1], result.latents)
-    assert reference.generate(asked).latents_per_step is None
+    result = reference.generate(asked, keep_latents=True)
+    assert result.latents_per_call.shape == (calls, 1, 4, SIDE // 8, SIDE // 8)
+    np.testing.assert_array_equal(result.latents_per_call[-1], result.latents)
+    assert reference.generate(asked).latents_per_call is None
 
 
 def test_times_are_reported_per_stage(reference, inputs) -> None:
     result = reference.generate(inputs)
     assert list(result.timings_ms) == ["prepare", "denoise", "decode"]
     assert all(ms > 0 for ms in result.timings_ms.values())
-    assert 0 < result.overhead_us_per_step < 1e3 * result.timings_ms["denoise"] / inputs.steps
+    assert 0 < result.overhead_us_per_call < 1e3 * result.timings_ms["denoise"] / inputs.steps
 
 
 @pytest.mark.parametrize("steps", [4, 7, 50, 99, 100])

@@ -22,14 +22,14 @@ from doubles.result_files import (
     result_file,
 )
 from instantrt.cli import main
-from instantrt_bench.history import read_history
+from instantrt_bench.regression.history import read_history
 from instantrt_bench.report.figures import machine_text
 from instantrt_bench.report.gallery import data_uri, difference, gallery_cases
 from instantrt_bench.report.identity import signed
 from instantrt_bench.report.latency import stage_groups
 from instantrt_bench.report.markup import VOID, breakable
 from instantrt_bench.report.page import Source, page
-from instantrt_bench.results import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
 
 EVIL = "</title></script></code><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -197,9 +197,9 @@ def test_stages_of_both_pipelines_fall_into_the_same_groups() -> None:
         found = stage_groups(system, {name.replace("_", " "): {"p50": ms} for name, ms in stages.items()})
         return {part.label: part.value for part in found}
 
-    ours = sums(RUNTIME_ONNXRUNTIME, decode=1, face=2, text=3, loop=4, vae=5, encode=6, invented=7)
+    ours = sums(RUNTIME_ONNXRUNTIME, photo=1, face=2, text=3, denoise=4, decode=5, encode=6, invented=7)
     theirs = sums(REFERENCE_EAGER, decode_and_face=3, prepare=3, denoise=4, decode=5, encode=6)
-    assert theirs == {"photo and face": 3, "text, prelude, noise": 3, "denoising": 4, "VAE": 5, "encoding": 6}
+    assert theirs == {"photo and face": 3, "text, conditioning, noise": 3, "denoising": 4, "VAE": 5, "encoding": 6}
     assert ours == {**theirs, "other": 7}
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from instantrt import Bundle
-from instantrt_bench import results as module
-from instantrt_bench.results import (
+from instantrt_bench.results import files as module
+from instantrt_bench.results.files import (
     ResultError,
     ResultFile,
     ScenarioResult,
@@ -102,7 +102,7 @@ def test_the_command_is_one_that_can_be_typed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/instantrt", "bench", "two words"])
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     assert command_line() == "instantrt bench 'two words'"
-    code = "from instantrt_bench import results; import runpy; print(results.command_line())"
+    code = "from instantrt_bench.results import files as results; import runpy; print(results.command_line())"
     assert subprocess.check_output([sys.executable, "-c", code, "x"], text=True).strip() == "-c x"
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from instantrt import Bundle
-from instantrt_bench.roofline import Peak, Roofline, gpu_peak, measured_cpu_peak, stage_costs
-from instantrt_bench.scenario import Scenario
+from instantrt_bench.latency.roofline import Peak, Roofline, gpu_peak, measured_cpu_peak, stage_costs
+from instantrt_bench.latency.scenario import Scenario
 from instantrt_engines.cost import Cost
 
 COST = Cost(parameters=1, weight_bytes=4, flops=2_000_000_000, bytes=100_000_000)  # 20 operations a byte
@@ -42,7 +42,7 @@ def test_peaks_are_known_or_absent() -> None:
 def test_costs_follow_the_scenario(nano_bundle: Path) -> None:
     bundle = Bundle.open(nano_bundle)
     small, double, guided_off, large = (
-        stage_costs(bundle, Scenario(**changes))["loop"].flops
+        stage_costs(bundle, Scenario(**changes))["denoise"].flops
         for changes in ({}, {"samples": 2}, {"guidance_scale": 1.0}, {"width": 256, "height": 256})
     )
     assert small > 1e6

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instantrt_bench.statistics import (
+from instantrt_bench.results.statistics import (
     median_interval,
     paired_mean_difference,
     paired_ratio,

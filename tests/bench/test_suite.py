@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,8 @@ import pytest
 from doubles.bench_results import RUNTIME, latency_file
 from instantrt.cli import build_parser, main
 from instantrt_bench import suite
-from instantrt_bench.commands import gate
-from instantrt_bench.history import read_history
+from instantrt_bench.regression import run_gate as gate
+from instantrt_bench.regression.history import read_history
 from instantrt_bench.suite import Step, bench_figures
 
 RATIO = {"estimate": 3.4, "low": 3.1, "high": 3.6, "confidence": 0.95, "samples": 20, "scenario": "a"}
@@ -187,7 +186,7 @@ def test_a_session_that_fails_ends_the_gate_with_its_message(
 
 def test_a_sessions_command_is_one_that_the_command_line_has(tmp_path: Path) -> None:
     args = build_parser().parse_args(gate_command(tmp_path))
+    options = args.selected.parsed(args)
     side = gate.Side("python", Path("bundle"), tmp_path / "a.json")
-    parsed = build_parser().parse_args(gate.session_command(side, args)[3:])
-    assert isinstance(parsed, Namespace)
+    parsed = build_parser().parse_args(gate.session_command(side, options)[3:])
     assert (parsed.append, parsed.min_samples, parsed.max_samples, parsed.threads) == (True, 12, 12, 1)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from instantrt_bench.latency import BUSY_CPU
-from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.latency.summary import BUSY_CPU
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
 
 SCENARIO = "e2e/steps=10"
 RUNTIME = "runtime-onnxruntime"

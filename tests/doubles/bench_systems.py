@@ -18,7 +18,7 @@ import numpy as np
 
 from instantrt import GenerateRequest
 from instantrt.errors import BundleError
-from instantrt_bench.systems import Sample, SystemSpec
+from instantrt_bench.latency.systems import Sample, SystemSpec
 
 
 class SleepingSystem:
@@ -47,7 +47,7 @@ class SleepingSystem:
         return Sample(
             latency_ms,
             0.5,
-            {"loop": latency_ms / 2, "vae": latency_ms / 4},
+            {"denoise": latency_ms / 2, "decode": latency_ms / 4},
             1.5,
             20.0,
             self._pixels(request),

@@ -54,7 +54,7 @@ def main() -> None:
     done = subprocess.run(
         [*command, "--below-the-stand-in"], env=environment(library), stdout=subprocess.PIPE, text=True, check=True
     )
-    report = json.loads(done.stdout) | {"diffusers_host_us_per_step": diffusers_host_us(args.bundle, args.checkpoint)}
+    report = json.loads(done.stdout) | {"diffusers_host_us_per_call": diffusers_host_us(args.bundle, args.checkpoint)}
     (args.out / "loop.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name, value in report.items():
         print(f"{name:<30} {value}")
@@ -65,7 +65,7 @@ def with_plans(bundle: Path, out: Path) -> Path:
     from instantrt.cli import main as instantrt
 
     shutil.copytree(bundle, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("plans"))
-    command = ["build", str(out), "--target", "tensorrt-rtx", "--batch", "1:1:4", "--sizes", f"{SIZE}x{SIZE}"]
+    command = ["build", str(out), "--target", "tensorrt-rtx", "--slots", "1:1:4", "--sizes", f"{SIZE}x{SIZE}"]
     if instantrt(command):
         raise SystemExit("the plans could not be built")
     return out
@@ -105,8 +105,8 @@ def measure(folder: Path) -> dict[str, Any]:
         raise SystemExit(f"rules were broken: {double.violations}")
     return {
         **counts,
-        "host_us_per_step": round(median(t.overhead_us_per_step for t in runs), 1),
-        "host_us_per_step_runs": [round(t.overhead_us_per_step, 1) for t in runs],
+        "host_us_per_step": round(median(t.overhead_us_per_call for t in runs), 1),
+        "host_us_per_step_runs": [round(t.overhead_us_per_call, 1) for t in runs],
         "max_relative_error": error,
         "stand_in": "counts and host times on the stand-in driver; no GPU ran",
     }
@@ -159,13 +159,13 @@ def loop_counts(log: list[Entry]) -> dict[str, Any]:
 def diffusers_host_us(bundle: Path, checkpoint: Path) -> float:
     """Median time that diffusers' loop spends per step outside UNet and IdentityNet, on the CPU of this machine."""
     from instantrt import InstantID
-    from instantrt_bench.fidelity import reference_inputs
-    from instantrt_bench.reference import Reference
+    from instantrt_bench.fidelity.pair import reference_inputs
+    from instantrt_bench.reference.pipeline import Reference
     from instantrt_export.checkpoint import Checkpoint
 
     with InstantID.load(bundle) as pipeline:
         inputs = reference_inputs(pipeline.prepare(request(steps=STEPS)))
-    return round(Reference.load(Checkpoint.open(checkpoint), threads=1).generate(inputs).overhead_us_per_step, 1)
+    return round(Reference.load(Checkpoint.open(checkpoint), threads=1).generate(inputs).overhead_us_per_call, 1)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def write_bundle(folder: Path, networks: dict[str, onnx.ModelProto], **changes) 
         "precision": "fp16",
         "sizes": PictureSizes((128, 128), (64, 64), (256, 192)),
         "slots": (1, 4),
-        "halves": (1, 2),
+        "guidance_batch": (1, 2),
         "scheduler": SCHEDULER,
         "force_zeros_for_empty_prompt": True,
         "networks": {name: f"onnx/{name}.onnx" for name in networks},

@@ -22,5 +22,5 @@ DIMS = ModelDims(
     control_channels=64,
     residuals=(Residual(64, 8), Residual(96, 16)),
     mid_residual=Residual(96, 32),
-    adapter_scales=(16, 32),
+    adapter_strides=(16, 32),
 )

@@ -344,7 +344,7 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             self._shapes: dict[str, tuple[int, ...]] = {}
             self._addresses: dict[str, int] = {}
             self._memory: tuple[int, int] | None = None
-            self._settled: set[tuple[tuple[int, ...], ...]] = set()
+            self._warmed_up: set[tuple[tuple[int, ...], ...]] = set()
 
         def __del__(self) -> None:
             double.forget(self)
@@ -433,12 +433,12 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
         def _kernels_are_final(self, shapes: Mapping[str, tuple[int, ...]], captured: bool) -> bool:
             """TensorRT-RTX compiles kernels for a shape when it first executes it, and lazily swaps them in later."""
             key = tuple(shapes[t.name] for t in self.engine._source.tensors.values() if t.is_input)
-            if key in self._settled:
+            if key in self._warmed_up:
                 return True
             if captured:
                 return self._no("kernels of this shape are not compiled, and cannot be during a capture")
             if not double.compiles:
-                self._settled.add(key)
+                self._warmed_up.add(key)
                 return True
             name = json.dumps([self.engine._source.record.file.sha256, key])
             cache = self._config.get_runtime_cache()
@@ -447,7 +447,7 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             if cache is not None:
                 cache.kernels.add(name)
             if self._is_specialised:
-                self._settled.add(key)
+                self._warmed_up.add(key)
             return True
 
         @property

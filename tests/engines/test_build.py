@@ -105,7 +105,7 @@ def test_options_and_profiles_asked_for_make_a_new_plan(bundle: Path) -> None:
     first = build(bundle)
     asked = BuildRequest(
         TARGET,
-        ShapeOptions(batch=(1, 1, 4), sizes=((128, 128), (256, 128))),
+        ShapeOptions(slots=(1, 1, 4), sizes=((128, 128), (256, 128))),
         BuildOptions(weight_streaming=True, compute=("8.6", "12.0"), optimization_level=2, aux_streams=0),
     )
     second = build(bundle, asked)
@@ -297,7 +297,7 @@ def test_the_table_says_what_was_built_and_nothing_else_in_a_pipe(bundle: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch", "1:1:9"], "accept 1 to 4"),
+        (["--slots", "1:1:9"], "accept 1 to 4"),
         (["--sizes", "512x512"], "exported for pictures of 64x64 to 256x192"),
         (["--only", "unet"], "--only unet"),
         (["--only", "nonsense"], "the networks are"),

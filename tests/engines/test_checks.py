@@ -36,7 +36,7 @@ def contract_of(proto: onnx.ModelProto) -> NetworkContract:
             dtype = "net" if kind.elem_type == HALF else "float32"
             yield TensorSpec(value.name, dtype, tuple(axis.dim_value for axis in kind.shape.dim))
 
-    return NetworkContract("network", "loop", tuple(specs(proto.graph.input)), tuple(specs(proto.graph.output)))
+    return NetworkContract("network", "denoise", tuple(specs(proto.graph.input)), tuple(specs(proto.graph.output)))
 
 
 def shaped(proto: onnx.ModelProto) -> ShapedGraph:
@@ -121,7 +121,7 @@ def test_fp32_matrix_products_need_a_reason() -> None:
     check_precision("face_encoder", found, "fp16")
 
 
-def test_an_attention_operator_is_judged_like_a_spelled_one() -> None:
+def test_an_attention_operator_is_judged_like_a_decomposed_one() -> None:
     node = helper.make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=10, kv_num_heads=10)
     shape = [2, 4096, 640]
     memory = attention_memory(shaped(model([node], [("x", HALF, shape)], [("y", HALF, shape)], [], opset=23)))

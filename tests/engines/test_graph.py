@@ -20,7 +20,7 @@ from instantrt_engines.prepare import cast_pixels_first, prepare
 
 CONTRACTS = network_contracts(DIMS)
 PICTURE = {"B": 2, "H": 128, "W": 64}
-ANY = NetworkContract("any", "loop", (TensorSpec("x", "float32", ("B", 6, 4)),), (TensorSpec("y", "float32", ()),))
+ANY = NetworkContract("any", "denoise", (TensorSpec("x", "float32", ("B", 6, 4)),), (TensorSpec("y", "float32", ()),))
 
 
 def run(proto: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
@@ -124,7 +124,7 @@ def test_cost_of_gemm_transposed_convolution_and_attention() -> None:
     node = helper.make_node("Attention", ["q", "k", "v"], ["y"])
     attention = model([node], heads, [("y", FLOAT, None)], [], opset=23)
     specs = tuple(TensorSpec(name, "float32", tuple(shape)) for name, _, shape in heads)
-    contract = NetworkContract("any", "loop", specs, ANY.outputs)
+    contract = NetworkContract("any", "denoise", specs, ANY.outputs)
     assert cost_of(ShapedGraph.at(attention, contract, {})).flops == 2 * 2 * (2 * 3 * 5 * 7 * 8)
     nodes = [
         helper.make_node("Gemm", ["x", "a"], ["y"], transA=1),
@@ -136,4 +136,4 @@ def test_cost_of_gemm_transposed_convolution_and_attention() -> None:
     specs = tuple(TensorSpec(n, "float32", tuple(s)) for n, _, s in inputs)
     outputs = (TensorSpec("y", "float32", ()), TensorSpec("t", "float32", ()))
     expected = 2 * 4 * 9 * 6 + 2 * (3 * 5 * 5) * (2 * 2 * 2)
-    assert cost_of(ShapedGraph.at(proto, NetworkContract("any", "loop", specs, outputs), {})).flops == expected
+    assert cost_of(ShapedGraph.at(proto, NetworkContract("any", "denoise", specs, outputs), {})).flops == expected

@@ -17,19 +17,25 @@ CONTRACTS = tuple(network_contracts(DIMS).values())
 SYMBOLS = {"B": 1, "G": 2, "H": 128, "W": 128, "R": 2, "T": 199, "n": 1}
 
 # About what SDXL needs in fp16: text 1.6, unet and identitynet 5.8 + 2.5, VAE 0.2.
-SDXL = DeviceMemory({"prelude": 2 * GB, "loop": 8 * GB, "finale": GB // 5}, arena_bytes=GB // 3, buffer_bytes=10**7)
+SDXL = DeviceMemory(
+    {"conditioning": 2 * GB, "denoise": 8 * GB, "decode": GB // 5}, arena_bytes=GB // 3, buffer_bytes=10**7
+)
 
 
 def test_weights_add_up_and_the_arena_is_the_largest() -> None:
-    networks = [NetworkMemory("prelude", 5, 100), NetworkMemory("loop", 7, 300), NetworkMemory("loop", 11, 200)]
+    networks = [
+        NetworkMemory("conditioning", 5, 100),
+        NetworkMemory("denoise", 7, 300),
+        NetworkMemory("denoise", 11, 200),
+    ]
     memory = device_memory(networks, CONTRACTS, SYMBOLS, "fp16")
-    assert memory.weights == {"prelude": 5, "loop": 18, "finale": 0}
+    assert memory.weights == {"conditioning": 5, "denoise": 18, "decode": 0}
     assert memory.arena_bytes == 300
     assert memory.total_bytes == 23 + 300 + memory.buffer_bytes + RESERVE_BYTES
 
 
 def test_the_loop_shares_buffers_by_name_except_each_networks_own() -> None:
-    loop = [c for c in CONTRACTS if c.stage == "loop"]
+    loop = [c for c in CONTRACTS if c.stage == "denoise"]
     tensors = {
         (s.name if s.name not in OWN_TENSORS else (c.name, s.name)): s for c in loop for s in (*c.inputs, *c.outputs)
     }
@@ -62,7 +68,7 @@ def test_the_least_staging_that_fits_is_chosen(vram: int, streamable: bool, stag
 def test_the_streaming_budget_is_what_the_rest_leaves() -> None:
     fit = fit_into(SDXL, 8 * GB, streamable=True)
     assert fit.weight_budget_bytes == 8 * GB - SDXL.shared_bytes
-    assert fit.weight_budget_bytes < SDXL.weights["loop"]
+    assert fit.weight_budget_bytes < SDXL.weights["denoise"]
 
 
 @settings(deadline=None)
@@ -73,14 +79,14 @@ def test_the_streaming_budget_is_what_the_rest_leaves() -> None:
     more=st.integers(0, 10 * GB),
 )
 def test_more_memory_never_fits_worse(weights, arena: int, vram: int, more: int) -> None:
-    memory = DeviceMemory(dict(zip(("prelude", "loop", "finale"), weights, strict=True)), arena, 0)
+    memory = DeviceMemory(dict(zip(("conditioning", "denoise", "decode"), weights, strict=True)), arena, 0)
     order = ["none", "streaming", "staged", "resident"]
     less, enough = (fit_into(memory, v, streamable=True).staging for v in (vram, vram + more))
     assert order.index(less) <= order.index(enough)
 
 
 def test_two_slots_need_more_than_one() -> None:
-    one = device_memory([NetworkMemory("loop", 1, 1)], CONTRACTS, SYMBOLS, "fp16")
-    two = device_memory([NetworkMemory("loop", 1, 1)], CONTRACTS, SYMBOLS | {"B": 2}, "fp16")
+    one = device_memory([NetworkMemory("denoise", 1, 1)], CONTRACTS, SYMBOLS, "fp16")
+    two = device_memory([NetworkMemory("denoise", 1, 1)], CONTRACTS, SYMBOLS | {"B": 2}, "fp16")
     assert two.total_bytes > one.total_bytes
     assert replace(two, buffer_bytes=one.buffer_bytes) == one

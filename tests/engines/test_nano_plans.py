@@ -140,7 +140,7 @@ def test_inspect_works_without_plans(nano_bundle_fp16: Path, capsys) -> None:
 
 
 def test_inspect_lists_tensors_and_profiles_when_asked(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(static), "--tensors", "--halves", "1"]) == 0
+    assert main(["inspect", str(static), "--tensors", "--guidance-batch", "1"]) == 0
     text = capsys.readouterr().out
     (title,) = re.findall(r"^unet, profile (.*)$", text, re.M)
     assert set(title.split(", ")) == {"B 1", "G 1", "H 128", "W 128"}
@@ -155,7 +155,7 @@ def test_inspect_lists_tensors_and_profiles_when_asked(static: Path, capsys: pyt
 
 def test_all_networks_build_with_a_batch_range(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Last in this file: it replaces the static plans of the networks that have slots."""
-    command = ["build", str(static), "--target", TARGET, "--batch", "1:1:4", "--halves", "2", "--json"]
+    command = ["build", str(static), "--target", TARGET, "--slots", "1:1:4", "--guidance-batch", "2", "--json"]
     assert main(command) == 0
     report = {n["name"]: n for n in json.loads(capsys.readouterr().out)["networks"]}
     opened = Bundle.open(static)
@@ -169,10 +169,14 @@ def test_all_networks_build_with_a_batch_range(static: Path, capsys: pytest.Capt
 
 def test_the_options_object_and_the_command_line_agree(bundle: Path) -> None:
     from instantrt.cli import build_parser
-    from instantrt_engines.command import build_request
+    from instantrt_engines.run_build import build_request
 
-    arguments = build_parser().parse_args(["build", str(bundle), "--target", TARGET, "--batch", "2", "--halves", "2"])
-    assert build_request(arguments) == BuildRequest(TARGET, ShapeOptions(batch=(2, 2, 2), halves=(2,)))
+    arguments = build_parser().parse_args(
+        ["build", str(bundle), "--target", TARGET, "--slots", "2", "--guidance-batch", "2"]
+    )
+    assert build_request(arguments.selected.parsed(arguments)) == BuildRequest(
+        TARGET, ShapeOptions(slots=(2, 2, 2), guidance_batch=(2,))
+    )
 
 
 def test_the_fp16_pipelines_picture_is_the_fp32_pipelines(

@@ -22,7 +22,7 @@ MANIFEST = Manifest(
     precision="fp16",
     sizes=PictureSizes((128, 128), (64, 64), (256, 192)),
     slots=(1, 4),
-    halves=(1, 2),
+    guidance_batch=(1, 2),
     scheduler=SCHEDULER,
     force_zeros_for_empty_prompt=True,
     networks={name: f"onnx/{name}.onnx" for name in CONTRACTS},
@@ -39,7 +39,7 @@ def test_by_default_everything_of_the_loop_is_static_and_each_guidance_half_has_
     assert profiles_for(CONTRACTS["vae_decoder"], ShapeOptions(), MANIFEST) == (one,)
 
 
-def test_the_prelude_has_the_ranges_that_a_request_needs() -> None:
+def test_conditioning_has_the_ranges_that_a_request_needs() -> None:
     assert profiles_for(CONTRACTS["face_detector"], ShapeOptions(), MANIFEST) == ({},)
     assert profiles_for(CONTRACTS["face_encoder"], ShapeOptions(), MANIFEST) == ({"n": (1, 1, 4)},)
     assert profiles_for(CONTRACTS["text_encoder"], ShapeOptions(), MANIFEST) == ({"R": (1, 2, 2)},)
@@ -57,7 +57,7 @@ def test_several_sizes_are_static_profiles_or_one_range() -> None:
 
 
 def test_one_half_and_a_batch_range() -> None:
-    (profile,) = profiles_for(CONTRACTS["unet"], ShapeOptions(batch=(1, 2, 4), halves=(2,)), MANIFEST)
+    (profile,) = profiles_for(CONTRACTS["unet"], ShapeOptions(slots=(1, 2, 4), guidance_batch=(2,)), MANIFEST)
     assert profile["B"] == (1, 2, 4)
     latents = CONTRACTS["unet"].input("latents")
     assert input_shapes(latents, profile) == ((1, 4, 16, 16), (2, 4, 16, 16), (4, 4, 16, 16))
@@ -66,8 +66,8 @@ def test_one_half_and_a_batch_range() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ShapeOptions(batch=(1, 1, 8)), "slots 1 to 8: outside"),
-        (ShapeOptions(batch=(5, 5, 5)), "accept 1 to 4"),
+        (ShapeOptions(slots=(1, 1, 8)), "slots 1 to 8: outside"),
+        (ShapeOptions(slots=(5, 5, 5)), "accept 1 to 4"),
     ],
 )
 def test_a_profile_outside_the_bundle_says_what_it_was_exported_for(options: ShapeOptions, message: str) -> None:
@@ -76,8 +76,8 @@ def test_a_profile_outside_the_bundle_says_what_it_was_exported_for(options: Sha
 
 
 def test_a_bundle_with_one_half_has_no_profile_for_two() -> None:
-    with pytest.raises(BuildOptionError, match="guidance halves 1 to 2: outside"):
-        check_within(ShapeOptions(), replace(MANIFEST, halves=(2, 2)))
+    with pytest.raises(BuildOptionError, match="guidance batch 1 to 2: outside"):
+        check_within(ShapeOptions(), replace(MANIFEST, guidance_batch=(2, 2)))
 
 
 @pytest.mark.parametrize("size", [(512, 512), (128, 256), (100, 128)])
@@ -86,28 +86,28 @@ def test_a_size_outside_the_bundle_is_refused(size: tuple[int, int]) -> None:
         profiles_for(CONTRACTS["vae_decoder"], ShapeOptions(sizes=(size,)), MANIFEST)
 
 
-@pytest.mark.parametrize("batch", [(0, 1, 1), (2, 1, 4), (1, 5, 4)])
-def test_a_batch_is_in_order(batch: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("slots", [(0, 1, 1), (2, 1, 4), (1, 5, 4)])
+def test_a_batch_is_in_order(slots: tuple[int, int, int]) -> None:
     with pytest.raises(BuildOptionError, match="MIN:OPT:MAX"):
-        ShapeOptions(batch=batch)
+        ShapeOptions(slots=slots)
 
 
-@pytest.mark.parametrize("halves", [(), (3,), (0, 1)])
-def test_there_are_one_or_two_halves(halves: tuple[int, ...]) -> None:
-    with pytest.raises(BuildOptionError, match="halves"):
-        ShapeOptions(halves=halves)
+@pytest.mark.parametrize("guidance_batch", [(), (3,), (0, 1)])
+def test_there_are_one_or_two_guidance_rows(guidance_batch: tuple[int, ...]) -> None:
+    with pytest.raises(BuildOptionError, match="guidance batch"):
+        ShapeOptions(guidance_batch=guidance_batch)
 
 
 @settings(deadline=None)
 @given(
-    batch=st.lists(st.integers(1, 4), min_size=3, max_size=3).map(sorted),
+    slots=st.lists(st.integers(1, 4), min_size=3, max_size=3).map(sorted),
     sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), max_size=4),
     mode=st.sampled_from(["each", "range"]),
-    halves=st.sampled_from([(1,), (2,), (1, 2)]),
+    guidance_batch=st.sampled_from([(1,), (2,), (1, 2)]),
 )
-def test_every_profile_is_ordered_and_divisible(batch, sizes, mode, halves) -> None:
+def test_every_profile_is_ordered_and_divisible(slots, sizes, mode, guidance_batch) -> None:
     pixels = tuple((64 * w, 64 * h) for w, h in sizes)
-    options = ShapeOptions(tuple(batch), pixels, mode, halves)
+    options = ShapeOptions(tuple(slots), pixels, mode, guidance_batch)
     for contract in CONTRACTS.values():
         for profile in profiles_for(contract, options, MANIFEST):
             assert set(profile) == set(contract.symbols)

@@ -77,7 +77,7 @@ def test_dims_of_nano(nano_checkpoint):
         control_channels=64,
         residuals=(at_8, at_8, Residual(64, 16), at_16, at_32, at_32),
         mid_residual=at_32,
-        adapter_scales=(8, 16, 32),
+        adapter_strides=(8, 16, 32),
     )
 
 
@@ -96,15 +96,15 @@ def test_dims_are_those_that_the_networks_show_when_they_run(nano_checkpoint):
     down, mid = identitynet(**inputs, controlnet_cond=torch.rand(1, 3, height, width))
     shown = [(r.shape[1], height // r.shape[2], width // r.shape[3]) for r in (*down, mid)]
     expected = (*checkpoint.dims.residuals, checkpoint.dims.mid_residual)
-    assert shown == [(r.channels, r.scale, r.scale) for r in expected]
+    assert shown == [(r.channels, r.stride, r.stride) for r in expected]
 
     unet, tokens = checkpoint.unet(torch.float32), {}
     for site in checkpoint.face_attention_sites:
         attention = unet.get_submodule(site.processor.removesuffix(".processor"))
         attention.register_forward_pre_hook(lambda _, args, site=site: tokens.update({site: args[0].shape[1]}))
     unet(**inputs)
-    assert tokens == {s: (height // s.scale) * (width // s.scale) for s in checkpoint.face_attention_sites}
-    assert checkpoint.dims.adapter_scales == tuple(sorted({s.scale for s in tokens}))
+    assert tokens == {s: (height // s.stride) * (width // s.stride) for s in checkpoint.face_attention_sites}
+    assert checkpoint.dims.adapter_strides == tuple(sorted({s.stride for s in tokens}))
 
 
 def test_sdxl_itself_is_read_as_documented():
@@ -122,20 +122,20 @@ def test_sdxl_itself_is_read_as_documented():
             cross_attention_dim=2048,
             use_linear_projection=True,
         )
-    sites = face_attention_sites(unet, vae_scale=8)
+    sites = face_attention_sites(unet, vae_stride=8)
     assert len(sites) == 70
-    assert {s.scale for s in sites} == {16, 32}
+    assert {s.stride for s in sites} == {16, 32}
     assert [s.index for s in sites] == list(range(1, 140, 2))
     assert {s.key_shape for s in sites} == {(640, 2048), (1280, 2048)}
-    residuals, mid = identitynet_residuals(SimpleNamespace(**blocks), vae_scale=8)
-    assert [(r.channels, r.scale) for r in residuals] == [
+    residuals, mid = identitynet_residuals(SimpleNamespace(**blocks), vae_stride=8)
+    assert [(r.channels, r.stride) for r in residuals] == [
         *[(320, 8)] * 3,
         (320, 16),
         *[(640, 16)] * 2,
         (640, 32),
         *[(1280, 32)] * 2,
     ]
-    assert (mid.channels, mid.scale) == (1280, 32)
+    assert (mid.channels, mid.stride) == (1280, 32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

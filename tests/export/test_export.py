@@ -44,7 +44,7 @@ def checkpoint(nano_checkpoint: Path) -> Checkpoint:
         {"width": (256, 128), "height": 128},
         {"width": 0, "height": 128},
         {"width": 128, "height": 128, "slots": 0},
-        {"width": 128, "height": 128, "halves": 3},
+        {"width": 128, "height": 128, "guidance_batch": 3},
     ],
 )
 def test_impossible_shapes_are_refused(options: dict) -> None:
@@ -140,7 +140,7 @@ def test_numbers_that_decide_shapes_stay_in_the_graph(tmp_path: Path, monkeypatc
             return torch.cat(parts[::-1], dim=1)
 
     spec = TensorSpec("x", "net", ("R", WIDTH))
-    contract = NetworkContract("backwards", "prelude", (spec,), (replace(spec, name="y"),))
+    contract = NetworkContract("backwards", "conditioning", (spec,), (replace(spec, name="y"),))
     monkeypatch.setattr(onnx_export, "EXTERNAL_DATA_BYTES", 1000)
     module, path = Backwards().eval(), tmp_path / "backwards.onnx"
     onnx_from_module(module, contract, SHAPES, "fp32", path)

@@ -17,12 +17,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from doubles.small import DIMS
+from instantrt.conditioning.alignment import TEMPLATES, aligned_crop
 from instantrt.contracts import ModelDims, network_contracts
 from instantrt.errors import CheckpointError
-from instantrt.prelude.alignment import TEMPLATES, aligned_crop
-from instantrt_export.faces import convert
-from instantrt_export.faces.contract_networks import CROP_SHIFT, CROP_SIDE, KEYPOINTS_OF_68
-from instantrt_export.faces.face_api import ANCHORS, load_weights
 from instantrt_export.faces.graphs import (
     FaceModels,
     detector_graph,
@@ -31,11 +28,14 @@ from instantrt_export.faces.graphs import (
     fold_bytes,
     store_bytes,
 )
+from instantrt_nano.faces import convert
+from instantrt_nano.faces.contract_networks import CROP_SHIFT, CROP_SIDE, KEYPOINTS_OF_68
+from instantrt_nano.faces.face_api import ANCHORS, load_weights
 
 # torch's exporter uses what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
 
-COMMITTED = Path(convert.__file__).parents[1] / "nano" / "checkpoint" / "faces"
+COMMITTED = Path(convert.__file__).parents[1] / "checkpoint" / "faces"
 DTYPES = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.float32): TensorProto.FLOAT}
 
 

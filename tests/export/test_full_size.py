@@ -12,20 +12,20 @@ import pytest
 import torch
 
 from instantrt.contracts import Residual, network_contracts
-from instantrt_export.full_size.__main__ import broken_limits
-from instantrt_export.full_size.checkpoint import allocate, random_checkpoint
-from instantrt_export.full_size.measure import run_measured
-from instantrt_export.full_size.numbers import LIMIT, compare_step
-from instantrt_export.full_size.scales import SCALES, SDXL, SMALL
+from instantrt_bench.full_size.__main__ import broken_limits
+from instantrt_bench.full_size.checkpoint import allocate, random_checkpoint
+from instantrt_bench.full_size.measure import run_measured
+from instantrt_bench.full_size.numbers import LIMIT, compare_step
+from instantrt_bench.full_size.scales import SCALES, SDXL, SMALL
 
 
 def test_the_full_scale_has_sdxls_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a single weight: everything stays on the meta device."""
-    monkeypatch.setattr("instantrt_export.full_size.checkpoint.write_faces", write_empty_faces)
+    monkeypatch.setattr("instantrt_bench.full_size.checkpoint.write_faces", write_empty_faces)
     checkpoint = random_checkpoint(SDXL, tmp_path, 0)
     dims = checkpoint.dims
     assert (dims.text_width, dims.text_width_2, dims.pooled_width, dims.token_width) == (768, 1280, 1280, 2048)
-    assert [(r.channels, r.scale) for r in dims.residuals] == [
+    assert [(r.channels, r.stride) for r in dims.residuals] == [
         *[(320, 8)] * 3,
         (320, 16),
         *[(640, 16)] * 2,
@@ -33,7 +33,7 @@ def test_the_full_scale_has_sdxls_sizes(tmp_path: Path, monkeypatch: pytest.Monk
         *[(1280, 32)] * 2,
     ]
     assert dims.mid_residual == Residual(1280, 32)
-    assert dims.adapter_scales == (16, 32)
+    assert dims.adapter_strides == (16, 32)
     assert len(checkpoint.face_attention_sites) == 70
     assert (dims.detector, dims.detector_px, dims.face_px, dims.face_embedding_width) == ("scrfd", 640, 112, 512)
     count = sum(p.numel() for p in checkpoint.components["unet"].skeleton.parameters())
@@ -119,7 +119,7 @@ def test_a_run_that_takes_too_much_says_of_what(more: dict[str, Any], told: list
 @pytest.mark.slow
 def test_the_whole_run_at_a_small_scale(tmp_path: Path) -> None:
     """Minutes: every network is exported and built in processes of its own."""
-    run_measured("instantrt_export.full_size", ["--scale", "small", "--out", str(tmp_path)])
+    run_measured("instantrt_bench.full_size", ["--scale", "small", "--out", str(tmp_path)])
     report = json.loads((tmp_path / "full-size.json").read_text())
     dims = random_checkpoint(SMALL, tmp_path / "files", 0).dims
     assert [n["name"] for n in report["networks"]] == list(network_contracts(dims))

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline,
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from instantrt_export.nano.digests import DIGESTS, checkpoint_digest, file_digests
-from instantrt_export.nano.maker import TRAINED, copy_trained
-from instantrt_export.nano.training.people import PEOPLE
+from instantrt_nano.digests import DIGESTS, checkpoint_digest, file_digests
+from instantrt_nano.maker import TRAINED, copy_trained
+from instantrt_nano.training.people import PEOPLE
 
 MAX_BYTES = 25_000_000
 

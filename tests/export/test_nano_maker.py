@@ -15,9 +15,9 @@ from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
 from instantrt.errors import CheckpointError
-from instantrt_export.nano import __main__ as command
-from instantrt_export.nano.maker import make_nano
-from instantrt_export.nano.tokenizer import END, START, TOKENS, learn_merges
+from instantrt_nano import __main__ as command
+from instantrt_nano.maker import make_nano
+from instantrt_nano.tokenizer import END, START, TOKENS, learn_merges
 
 WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",

@@ -13,18 +13,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from instantrt.prelude.keypoints import draw_keypoints
+from instantrt.conditioning.keypoints import draw_keypoints
 from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.nano.digests import file_digests
-from instantrt_export.nano.training import __main__ as command
-from instantrt_export.nano.training import loop
-from instantrt_export.nano.training.diffusion import signal_shares
-from instantrt_export.nano.training.faces import Faces, crop_transform, torch_encoder
-from instantrt_export.nano.training.loop import Run, Schedule, train
-from instantrt_export.nano.training.people import PEOPLE, portrait
-from instantrt_export.nano.training.pictures import Place, averaged, make_pictures, placed
-from instantrt_export.nano.training.prompts import training_prompts
-from instantrt_export.nano.training.styles import STYLES
+from instantrt_nano.digests import file_digests
+from instantrt_nano.training import __main__ as command
+from instantrt_nano.training import loop
+from instantrt_nano.training.diffusion import signal_shares
+from instantrt_nano.training.faces import Faces, crop_transform, torch_encoder
+from instantrt_nano.training.loop import Run, Schedule, train
+from instantrt_nano.training.people import PEOPLE, portrait
+from instantrt_nano.training.pictures import Place, averaged, make_pictures, placed
+from instantrt_nano.training.prompts import training_prompts
+from instantrt_nano.training.styles import STYLES
 
 FACES = command.FACES
 SHORT = Schedule(steps=2, learning_rate=1e-3, warm_up=1)
@@ -187,6 +187,6 @@ def test_prompts_hold_the_presets_words_and_fit_the_tokenizer():
 def test_signal_shares_are_the_schedulers():
     from diffusers import EulerDiscreteScheduler
 
-    from instantrt_export.nano.maker import SCHEDULER
+    from instantrt_nano.maker import SCHEDULER
 
     torch.testing.assert_close(signal_shares(), EulerDiscreteScheduler.from_config(SCHEDULER).alphas_cumprod)

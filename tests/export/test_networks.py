@@ -102,7 +102,7 @@ def fp32(nano_bundle: Path) -> Exported:
 def fp16(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Every torch network at one static size; compared with fp32 modules."""
     out = tmp_path_factory.mktemp("fp16")
-    shapes = ExportShapes(width=STATIC["W"], height=STATIC["H"], slots=STATIC["B"], halves=STATIC["G"])
+    shapes = ExportShapes(width=STATIC["W"], height=STATIC["H"], slots=STATIC["B"], guidance_batch=STATIC["G"])
     names = [name for name in network_contracts(checkpoint.dims) if not name.startswith("face_")]
     export_bundle(checkpoint, out, shapes=shapes, precision="fp16", only=names, check_parity=False)
     return Exported(out / "onnx", np.float16, 5e-3)
@@ -145,7 +145,7 @@ def as_torch(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x).float() if x.dtype == np.float16 else torch.from_numpy(x)
 
 
-# --- prelude and finale
+# --- conditioning and decode
 
 
 def check_text_encoder(net: Exported, model: torch.nn.Module, rng: np.random.Generator) -> None:
@@ -170,7 +170,7 @@ def test_text_encoders_in_fp16(fp16: Exported, modules, rng, name: str) -> None:
 
 def check_image_projection(net: Exported, resampler: torch.nn.Module, width: int, rng: np.random.Generator) -> None:
     embedding = normal(rng, (3, width), np.float32)
-    embedding[0] = 0  # the negative half's
+    embedding[0] = 0  # the negative row's
     (tokens,) = net("image_projection", embedding=embedding)
     net.assert_close(tokens, resampler(torch.from_numpy(embedding)[:, None]))
 
@@ -243,9 +243,9 @@ def check_time_embedding(
             net.assert_close(row, torch.cat([project(activated) for project in projections], dim=-1))
 
 
-@pytest.mark.parametrize("halves", [1, 2])
-def test_time_embedding_in_fp32(fp32: Exported, checkpoint: Checkpoint, modules, rng, halves: int) -> None:
-    check_time_embedding(fp32, checkpoint, modules, {"G": halves}, rng)
+@pytest.mark.parametrize("guidance_batch", [1, 2])
+def test_time_embedding_in_fp32(fp32: Exported, checkpoint: Checkpoint, modules, rng, guidance_batch: int) -> None:
+    check_time_embedding(fp32, checkpoint, modules, {"G": guidance_batch}, rng)
 
 
 def test_time_embedding_in_fp16(fp16: Exported, checkpoint: Checkpoint, modules, rng) -> None:
@@ -255,9 +255,9 @@ def test_time_embedding_in_fp16(fp16: Exported, checkpoint: Checkpoint, modules,
 def check_cross_attention(
     net: Exported, checkpoint: Checkpoint, modules, sizes: dict[str, int], rng: np.random.Generator
 ) -> None:
-    dims, halves = checkpoint.dims, sizes["G"]
-    text = normal(rng, (halves, dims.text_tokens, dims.token_width), net.dtype)
-    face = normal(rng, (halves, dims.face_tokens, dims.token_width), net.dtype)
+    dims, guidance_batch = checkpoint.dims, sizes["G"]
+    text = normal(rng, (guidance_batch, dims.text_tokens, dims.token_width), net.dtype)
+    face = normal(rng, (guidance_batch, dims.face_tokens, dims.token_width), net.dtype)
     found = net("cross_attention", text_tokens=text, face_tokens=face)
     unet, identitynet = (
         [layer.weight for name, layer in modules(n).named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
@@ -269,9 +269,9 @@ def check_cross_attention(
         net.assert_close(array, torch.cat([given @ weight.T for weight in weights], dim=-1))
 
 
-@pytest.mark.parametrize("halves", [1, 2])
-def test_cross_attention_in_fp32(fp32: Exported, checkpoint: Checkpoint, modules, rng, halves: int) -> None:
-    check_cross_attention(fp32, checkpoint, modules, {"G": halves}, rng)
+@pytest.mark.parametrize("guidance_batch", [1, 2])
+def test_cross_attention_in_fp32(fp32: Exported, checkpoint: Checkpoint, modules, rng, guidance_batch: int) -> None:
+    check_cross_attention(fp32, checkpoint, modules, {"G": guidance_batch}, rng)
 
 
 def test_cross_attention_in_fp16(fp16: Exported, checkpoint: Checkpoint, modules, rng) -> None:
@@ -352,17 +352,17 @@ class Slots:
 def make_slots(
     net: Exported | InTorch, dims: ModelDims, sizes: dict[str, int], which: str, rng: np.random.Generator
 ) -> Slots:
-    slots, halves = sizes["B"], sizes["G"]
+    slots, guidance_batch = sizes["B"], sizes["G"]
     # Within the noise rows, beyond them, at the last row and past it.
     step = rng.permutation([3, NOISE_ROWS + 41, STEP_ROWS - 1, STEP_ROWS + 5])[:slots].astype(np.int32)
     time = [time_inputs(sizes, dims.pooled_width, net.dtype, rng) for _ in range(slots)]
     width = {"unet": dims.unet_time_width, "identitynet": dims.identitynet_time_width}[which]
-    embeddings = normal(rng, (slots, STEP_ROWS, halves, width), net.dtype)
+    embeddings = normal(rng, (slots, STEP_ROWS, guidance_batch, width), net.dtype)
     for slot in range(slots):
         found = net("time_embedding", **time[slot])[("unet", "identitynet").index(which)]
         embeddings[slot, min(step[slot], STEP_ROWS - 1)] = found[2]
-    text = normal(rng, (halves, slots, dims.text_tokens, dims.token_width), net.dtype)
-    face = normal(rng, (halves, slots, dims.face_tokens, dims.token_width), net.dtype)
+    text = normal(rng, (guidance_batch, slots, dims.text_tokens, dims.token_width), net.dtype)
+    face = normal(rng, (guidance_batch, slots, dims.face_tokens, dims.token_width), net.dtype)
     tokens = [(np.ascontiguousarray(text[:, b]), np.ascontiguousarray(face[:, b])) for b in range(slots)]
     kv = [net("cross_attention", text_tokens=t, face_tokens=f) for t, f in tokens]
     text_kv, *face_kv = (np.stack(arrays, axis=1) for arrays in zip(*kv, strict=True))
@@ -392,7 +392,7 @@ def check_identitynet(
 ) -> None:
     slots, picture = make_slots(net, dims, sizes, "identitynet", rng), random_picture(sizes, rng)
     (features,) = net("control_embedding", image=picture)
-    masks = random_masks(slots, dims.control_scales, rng)
+    masks = random_masks(slots, dims.control_strides, rng)
     named_masks = {f"control_mask_{s}": mask for s, mask in masks.items()}
     found = net("identitynet", **slots.loop, control_features=features, **named_masks)
     down, mid = identitynet(
@@ -405,7 +405,7 @@ def check_identitynet(
     )
     residuals = (*dims.residuals, dims.mid_residual)
     for array, raw, residual in zip(found, [*down, mid], residuals, strict=True):
-        expected = raw * slots.rows(as_torch(masks[residual.scale]) * slots.row("control_scale"))
+        expected = raw * slots.rows(as_torch(masks[residual.stride]) * slots.row("control_scale"))
         net.assert_close(array, expected.unflatten(0, (slots.sizes["G"], slots.sizes["B"])))
 
 
@@ -458,10 +458,10 @@ def check_unet(
     net: Exported | InTorch, dims: ModelDims, face_unet: FaceUNet, sizes: dict[str, int], rng: np.random.Generator
 ) -> None:
     slots, (unet, layers) = make_slots(net, dims, sizes, "unet", rng), face_unet
-    slots_and_halves = (slots.sizes["G"], slots.sizes["B"])
-    masks = random_masks(slots, dims.adapter_scales, rng)
+    guidance_and_slots = (slots.sizes["G"], slots.sizes["B"])
+    masks = random_masks(slots, dims.adapter_strides, rng)
     specs = (*dims.residuals, dims.mid_residual)
-    residuals = [normal(rng, (*slots_and_halves, *slots.shape(r.channels, r.scale)), net.dtype) for r in specs]
+    residuals = [normal(rng, (*guidance_and_slots, *slots.shape(r.channels, r.stride)), net.dtype) for r in specs]
     history = normal(rng, slots.loop["latents"].shape, np.float32)
     noise = normal(rng, (slots.sizes["B"], NOISE_ROWS, *slots.shape(4, 8)), net.dtype)
     next_latents, next_history, next_step = net(
@@ -486,7 +486,7 @@ def check_unet(
         down_block_additional_residuals=tuple(flat[:-1]),
         mid_block_additional_residual=flat[-1],
         return_dict=False,
-    )[0].unflatten(0, slots_and_halves)
+    )[0].unflatten(0, guidance_and_slots)
     eps = prediction[0] + slots.row("guidance") * (prediction[-1] - prediction[0])
     x, h = torch.from_numpy(slots.loop["latents"]), torch.from_numpy(history)
     drawn = noise[np.arange(slots.sizes["B"]), np.minimum(slots.loop["step"], NOISE_ROWS - 1)]
@@ -533,7 +533,7 @@ def sdxl_dims(checkpoint: Checkpoint) -> ModelDims:
         "unet_kv_width": 2 * ((4 + 6) * 32 + (6 + 3 + 9) * 64),
     }
     sizes |= {"identitynet_time_width": 4 * 32 + 4 * 64, "identitynet_kv_width": 2 * (4 * 32 + (6 + 3) * 64)}
-    scales = {"residuals": residuals, "mid_residual": Residual(64, 32), "adapter_scales": (16, 32)}
+    scales = {"residuals": residuals, "mid_residual": Residual(64, 32), "adapter_strides": (16, 32)}
     return replace(checkpoint.dims, **sizes, **scales)
 
 
@@ -544,7 +544,7 @@ def test_loop_networks_with_the_blocks_of_sdxl(sdxl_dims: ModelDims, rng) -> Non
     for zero_convolution in (*identitynet.controlnet_down_blocks, identitynet.controlnet_mid_block):
         torch.nn.init.normal_(zero_convolution.weight, std=0.2)
     torch.nn.init.normal_(identitynet.controlnet_cond_embedding.conv_out.weight, std=0.2)
-    sites = face_attention_sites(unet, vae_scale=8)
+    sites = face_attention_sites(unet, vae_stride=8)
     shapes = [(site.key_shape, site.value_shape) for site in sites]
     # Of unit gain: a saturated softmax would magnify float32's rounding.
     weights = [(torch.randn(key) / key[1] ** 0.5, torch.randn(value) / value[1] ** 0.5) for key, value in shapes]

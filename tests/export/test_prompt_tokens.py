@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
-from instantrt.prelude.text import PromptTokenizer
+from instantrt.conditioning.text import PromptTokenizer
 
 PAIRS = dict[str, tuple[PromptTokenizer, CLIPTokenizer]]
 

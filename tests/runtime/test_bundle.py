@@ -38,7 +38,7 @@ def bundle(tmp_path: Path) -> Path:
         precision="fp32",
         sizes=PictureSizes((128, 128), (64, 64), (256, 192)),
         slots=(1, 4),
-        halves=(1, 2),
+        guidance_batch=(1, 2),
         scheduler=SCHEDULER,
         force_zeros_for_empty_prompt=True,
         networks={"unet": "onnx/unet.onnx"},

@@ -33,7 +33,7 @@ class LinearEngine:
         assert isinstance(buffer, HostBuffer)
         self._arrays[name] = buffer.array
 
-    def settle(self, stream: Stream, *, capture: bool) -> None:
+    def warm_up(self, stream: Stream, *, capture: bool) -> None:
         pass
 
     def enqueue(self, stream: Stream) -> None:
@@ -73,7 +73,7 @@ class LinearTarget:
         pass
 
 
-def random_slot(rows: int, halves: int = 2) -> SlotInputs:
+def random_slot(rows: int, guidance_batch: int = 2) -> SlotInputs:
     table = StepTable(
         rows=RNG.uniform(-0.7, 0.7, (rows, 10)).astype(np.float32),
         timesteps=np.arange(rows, dtype=np.float32),
@@ -90,11 +90,11 @@ def random_slot(rows: int, halves: int = 2) -> SlotInputs:
         table=table,
         latents=random(4, 16, 16),
         noise=random(min(rows, 100), 4, 16, 16),
-        time_embeddings_unet=random(rows, halves, DIMS.unet_time_width),
-        time_embeddings_identitynet=random(rows, halves, DIMS.identitynet_time_width),
-        text_kv_unet=random(halves, 77, DIMS.unet_kv_width),
-        face_kv_unet=random(halves, 16, DIMS.unet_kv_width),
-        face_kv_identitynet=random(halves, 16, DIMS.identitynet_kv_width),
+        time_embeddings_unet=random(rows, guidance_batch, DIMS.unet_time_width),
+        time_embeddings_identitynet=random(rows, guidance_batch, DIMS.identitynet_time_width),
+        text_kv_unet=random(guidance_batch, 77, DIMS.unet_kv_width),
+        face_kv_unet=random(guidance_batch, 16, DIMS.unet_kv_width),
+        face_kv_identitynet=random(guidance_batch, 16, DIMS.identitynet_kv_width),
         control_features=random(64, 16, 16),
         masks=masks,
     )
@@ -110,16 +110,16 @@ def expected_latents(slot: SlotInputs) -> np.ndarray:
     return x
 
 
-def make_loop(slots: int = 1, halves: int = 2) -> tuple[DenoiseLoop, LinearTarget]:
+def make_loop(slots: int = 1, guidance_batch: int = 2) -> tuple[DenoiseLoop, LinearTarget]:
     target = LinearTarget()
-    return DenoiseLoop(target, DIMS, "fp32", LoopShape(slots, halves, 128, 128)), target
+    return DenoiseLoop(target, DIMS, "fp32", LoopShape(slots, guidance_batch, 128, 128)), target
 
 
 @pytest.mark.parametrize("rows", [1, 4, 99, 199, 200])
-@pytest.mark.parametrize("halves", [1, 2])
-def test_the_loop_applies_every_row_of_the_table_in_order(rows: int, halves: int) -> None:
-    loop, target = make_loop(halves=halves)
-    slot = random_slot(rows, halves)
+@pytest.mark.parametrize("guidance_batch", [1, 2])
+def test_the_loop_applies_every_row_of_the_table_in_order(rows: int, guidance_batch: int) -> None:
+    loop, target = make_loop(guidance_batch=guidance_batch)
+    slot = random_slot(rows, guidance_batch)
     loop.load_slot(0, slot)
     times = loop.run(rows)
     np.testing.assert_allclose(loop.latents()[0], expected_latents(slot), rtol=1e-4, atol=1e-6)

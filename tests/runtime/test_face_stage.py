@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from instantrt.conditioning.alignment import TEMPLATES, aligned_crop, similarity
+from instantrt.conditioning.detectors import DETECTORS, overlap, suppress
+from instantrt.conditioning.face import Face, FaceStage
+from instantrt.conditioning.photo import decode_photo
+from instantrt.conditioning.views import Window, letterbox, view_of
 from instantrt.errors import NoFaceError
-from instantrt.prelude.alignment import TEMPLATES, aligned_crop, similarity
-from instantrt.prelude.detectors import DETECTORS, overlap, suppress
-from instantrt.prelude.face import Face, FaceStage
-from instantrt.prelude.photo import decode_photo
-from instantrt.prelude.views import Window, letterbox, view_of
 from instantrt_export.faces.graphs import detector_graph, encoder_graph, find_face_models
 
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]

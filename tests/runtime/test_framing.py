@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instantrt.prelude.framing import Framing, frame_photo
+from instantrt.conditioning.framing import Framing, frame_photo
 
 _SIDES = st.integers(32, 1280)
 _PICTURE_SIDES = st.integers(1, 16).map(lambda n: 64 * n)

@@ -39,7 +39,7 @@ def test_a_request_gives_pictures_seed_keypoints_and_timings(pipeline: InstantID
     assert result.seed == 5
     assert result.keypoints.shape == (5, 2)
     assert result.warnings == ()
-    assert {"decode", "face", "text", "prelude", "loop", "vae"} <= set(result.timings.stages_ms)
+    assert {"photo", "face", "text", "conditioning", "denoise", "decode"} <= set(result.timings.stages_ms)
     assert len(result.timings.call_ms) == 4
     assert min(result.timings.stages_ms.values()) >= 0
     assert not np.array_equal(result.pixels[0], result.pixels[1])
@@ -134,8 +134,8 @@ def slot_inputs(pipeline: InstantID, sampler: str, steps: int, seed: int) -> Slo
     def random(*shape: int) -> Any:
         return rng.standard_normal(shape).astype(np.float32)
 
-    masks = {f"control_mask_{s}": rng.random((128 // s, 128 // s), np.float32) for s in dims.control_scales}
-    masks |= {f"adapter_mask_{s}": rng.random((128 // s, 128 // s), np.float32) for s in dims.adapter_scales}
+    masks = {f"control_mask_{s}": rng.random((128 // s, 128 // s), np.float32) for s in dims.control_strides}
+    masks |= {f"adapter_mask_{s}": rng.random((128 // s, 128 // s), np.float32) for s in dims.adapter_strides}
     return SlotInputs(
         table=table,
         latents=random(4, 16, 16) * np.float32(table.init_noise_sigma),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from instantrt.prelude.keypoints import draw_keypoints
+from instantrt.conditioning.keypoints import draw_keypoints
 
 
 def _official(keypoints: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from instantrt.prelude.masks import adapter_mask, control_mask, region_mask
+from instantrt.conditioning.masks import adapter_mask, control_mask, region_mask
 
 
 def _interpolated(mask: np.ndarray, scale: int, **options: object) -> np.ndarray:

@@ -14,7 +14,7 @@ from instantrt.noise import TorchGenerator
 VECTORISED = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 TOLERANCE = 1e-6 if VECTORISED else 4e-6
 
-SEEDS = [0, 1, 2**32 - 1, 2**32, 999999999999999, 2**64 - 1, secrets.randbelow(10**15)]
+SEEDS = [0, 1, 2**32 - 1, 2**32, 999999999999999, 2**64 - 1, 328_709_608_441_325]
 seeds = st.integers(0, 999999999999999)
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from instantrt.conditioning import photo as photo_module
+from instantrt.conditioning.photo import LONGEST_SIDE_PX, decode_photo
 from instantrt.errors import PhotoError
-from instantrt.prelude import photo as photo_module
-from instantrt.prelude.photo import LONGEST_SIDE_PX, decode_photo
 
 
 def _picture(width: int = 80, height: int = 60) -> np.ndarray:

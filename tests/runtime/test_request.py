@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instantrt.conditioning.styles import NO_STYLE, STYLES, apply_style
 from instantrt.errors import RequestError
-from instantrt.prelude.styles import NO_STYLE, STYLES, apply_style
 from instantrt.request import RANGES, WHOLE_NUMBERS, GenerateRequest
 
 

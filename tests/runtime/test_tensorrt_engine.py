@@ -219,14 +219,14 @@ def counting(function: Callable[..., Any], calls: list[str]) -> Callable[..., An
 
 def test_a_context_switches_to_the_profile_that_holds_the_shapes(target: TensorRTTarget) -> None:
     network = Network(target, target._bundle.contracts["time_embedding"], "fp32")
-    for halves in (1, 2, 1):  # a profile each
+    for guidance_batch in (1, 2, 1):  # a profile each
         inputs = {
             "timesteps": np.arange(5, dtype=np.float32),
-            "pooled": np.zeros((halves, 64), np.float32),
-            "time_ids": np.zeros((halves, 6), np.float32),
+            "pooled": np.zeros((guidance_batch, 64), np.float32),
+            "time_ids": np.zeros((guidance_batch, 6), np.float32),
         }
         (width,) = {spec.shape[-1] for spec in network._contract.outputs if spec.name == "unet"}
-        assert network(inputs)["unet"].shape == (5, halves, width)
+        assert network(inputs)["unet"].shape == (5, guidance_batch, width)
     network.close()
 
 
@@ -264,8 +264,8 @@ def test_a_context_that_cannot_be_captured_is_refused_unless_nothing_is_captured
     engine.bind("embedding", target.device.allocate((1, 128), np.dtype(np.float32)))
     engine.bind("tokens", target.device.allocate((1, 16, 128), np.dtype(np.float32)))
     with pytest.raises(EngineError, match="cannot capture image_projection"):
-        engine.settle(target.device.stream, capture=True)
-    engine.settle(target.device.stream, capture=False)
+        engine.warm_up(target.device.stream, capture=True)
+    engine.warm_up(target.device.stream, capture=False)
     engine.close()
 
 
@@ -498,7 +498,7 @@ def test_capturing_kernels_that_are_not_compiled_is_caught(bare: Bare, cuda_doub
 
 
 @pytest.fixture
-def settled(bare: Bare, tensorrt_double: TensorRTDouble) -> Bare:
+def warmed_up(bare: Bare, tensorrt_double: TensorRTDouble) -> Bare:
     tensorrt_double.compiles = False  # kernels are final after the first execution
     bare.set_up()
     assert bare.execute()
@@ -506,41 +506,41 @@ def settled(bare: Bare, tensorrt_double: TensorRTDouble) -> Bare:
     return bare
 
 
-def test_a_buffer_freed_while_a_graph_still_uses_it_is_caught(settled: Bare, cuda_double: CudaDouble) -> None:
-    graph = settled.device.capture(settled.execute)  # type: ignore[arg-type]
-    settled.buffers["tokens"].close()
-    settled.device.synchronize()
+def test_a_buffer_freed_while_a_graph_still_uses_it_is_caught(warmed_up: Bare, cuda_double: CudaDouble) -> None:
+    graph = warmed_up.device.capture(warmed_up.execute)  # type: ignore[arg-type]
+    warmed_up.buffers["tokens"].close()
+    warmed_up.device.synchronize()
     graph.launch()
     with pytest.raises(InstantRTError, match="CUDA_ERROR"):
-        settled.device.synchronize()
+        warmed_up.device.synchronize()
     expect_broken_rules(cuda_double, "freed")
 
 
-def test_a_context_destroyed_before_its_graph_is_caught(settled: Bare, tensorrt_double: TensorRTDouble) -> None:
-    graph = settled.device.capture(settled.execute)  # type: ignore[arg-type]
-    settled.context = None
+def test_a_context_destroyed_before_its_graph_is_caught(warmed_up: Bare, tensorrt_double: TensorRTDouble) -> None:
+    graph = warmed_up.device.capture(warmed_up.execute)  # type: ignore[arg-type]
+    warmed_up.context = None
     graph.launch()
-    settled.device.synchronize()
+    warmed_up.device.synchronize()
     assert "context that it had captured was destroyed" in tensorrt_double.violations.pop()
 
 
-def test_a_context_changed_after_capture_is_caught(settled: Bare, tensorrt_double: TensorRTDouble) -> None:
-    graph = settled.device.capture(settled.execute)  # type: ignore[arg-type]
-    settled.context.set_tensor_address("tokens", settled.buffers["tokens"].address)
+def test_a_context_changed_after_capture_is_caught(warmed_up: Bare, tensorrt_double: TensorRTDouble) -> None:
+    graph = warmed_up.device.capture(warmed_up.execute)  # type: ignore[arg-type]
+    warmed_up.context.set_tensor_address("tokens", warmed_up.buffers["tokens"].address)
     graph.launch()
-    settled.device.synchronize()
+    warmed_up.device.synchronize()
     assert "changed after it was captured" in tensorrt_double.violations.pop()
 
 
 def test_two_engines_on_one_arena_and_two_streams_are_caught(
-    settled: Bare, tensorrt_double: TensorRTDouble, cuda_double: CudaDouble
+    warmed_up: Bare, tensorrt_double: TensorRTDouble, cuda_double: CudaDouble
 ) -> None:
-    other = Bare(tensorrt_double, settled.device)
+    other = Bare(tensorrt_double, warmed_up.device)
     other.arena.close()
-    other.arena = settled.arena
+    other.arena = warmed_up.arena
     other.set_up()
     with CudaDevice() as second:
-        assert settled.execute()
+        assert warmed_up.execute()
         assert not other.execute(second.stream.handle)
         expect_broken_rules(cuda_double, "no order between two streams")
-    settled.device.synchronize()
+    warmed_up.device.synchronize()

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from instantrt import InstantID, InstantRTError
-from instantrt.cli.common import ProgressLine
-from instantrt_bench.machine import usable_cpus
+from instantrt.cli.command import ExitStatus, ProgressDisplay
 from instantrt_bench.nano.report import evaluate
 from instantrt_bench.nano.sheet import people_sheet, strengths_sheet
+from instantrt_bench.results.machine import usable_cpus
 
 
 def main() -> int:
-    """Evaluate and write; 2 after a user's mistake."""
+    """Evaluate and write."""
     parser = argparse.ArgumentParser(prog="python -m instantrt_bench.nano", description=__doc__)
     parser.add_argument("bundle", type=Path, help="bundle of the trained nano checkpoint")
     parser.add_argument("--out", type=Path, default=Path("out/nano"), help="folder for nano.json and nano.png")
@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     options = parser.parse_args()
     try:
-        with InstantID.load(options.bundle, threads=options.threads) as runtime:
-            found = evaluate(runtime, options.poses, options.steps, ProgressLine("pictures"))
+        with InstantID.load(options.bundle, threads=options.threads) as runtime, ProgressDisplay() as display:
+            found = evaluate(runtime, options.poses, options.steps, display.task("pictures"))
     except InstantRTError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return ExitStatus.USER_ERROR
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "nano.json").write_text(json.dumps(found.facts, indent=1) + "\n", encoding="utf-8")
     people_sheet(found.seen[max(options.steps)]).save(options.out / "nano.png")
@@ -36,7 +36,7 @@ def main() -> int:
     headline = {key: value for key, value in found.facts.items() if isinstance(value, int | float)}
     files = "\n".join(str(options.out / name) for name in ("nano.json", "nano.png", "strengths.png"))
     sys.stdout.write(f"{json.dumps(headline, indent=1)}\n{files}\n")
-    return 0
+    return ExitStatus.DONE
 
 
 if __name__ == "__main__":

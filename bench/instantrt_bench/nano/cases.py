@@ -13,9 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from instantrt import GenerateRequest
-from instantrt_export.nano.training.people import PEOPLE, Recipe, portrait, synthetic
-from instantrt_export.nano.training.pictures import Place, averaged, placed
-from instantrt_export.nano.training.styles import STYLES
+from instantrt_nano.training.people import PEOPLE, Recipe, portrait, synthetic
+from instantrt_nano.training.pictures import Place, averaged, placed
+from instantrt_nano.training.styles import STYLES
 
 Picture = npt.NDArray[np.uint8]
 

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt import InstantID
+from instantrt.conditioning.photo import decode_photo
 from instantrt.errors import NoFaceError
-from instantrt.prelude.photo import decode_photo
-from instantrt_bench.judges.judge import Embedding, Judge
-from instantrt_bench.metrics import cosine
+from instantrt_bench.identity.judges.judge import Embedding, Judge
 from instantrt_bench.nano.cases import UNSEEN, Asked, face_photo
 from instantrt_bench.nano.style_check import StyleCheck
-from instantrt_export.nano.training.people import PEOPLE
+from instantrt_bench.results.metrics import cosine
+from instantrt_nano.training.people import PEOPLE
 
 Picture = npt.NDArray[np.uint8]
 

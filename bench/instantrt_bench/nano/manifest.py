@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from instantrt_bench.manifest import FORMAT, PhotoEntry, PromptEntry
+from instantrt_bench.cases.manifest import FORMAT, PhotoEntry, PromptEntry
 from instantrt_bench.nano.cases import face_photo, pose_photo
-from instantrt_export.nano.training.people import PEOPLE
+from instantrt_nano.training.people import PEOPLE
 
 POSES = 1
 NASA, NAVY = "public domain: NASA", "public domain: US Navy"

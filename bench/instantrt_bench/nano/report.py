@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from instantrt import InstantID
-from instantrt_bench.face_conditions import CheckpointEncoder
-from instantrt_bench.judges.judge import encoder_judge, faceres_judge
-from instantrt_bench.machine import machine_facts
+from instantrt_bench.identity.face_conditions import CheckpointEncoder
+from instantrt_bench.identity.judges.judge import encoder_judge, faceres_judge
 from instantrt_bench.nano.cases import Asked, asked, filtered_photos, unseen, with_options
 from instantrt_bench.nano.evaluate import Evaluation, Seen, centre_shifts_px, figures, grouped
 from instantrt_bench.nano.style_check import StyleCheck
+from instantrt_bench.results.machine import machine_facts
 from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.nano.digests import checkpoint_digest
-from instantrt_export.nano.maker import TRAINED
-from instantrt_export.nano.training.people import PEOPLE
+from instantrt_nano.digests import checkpoint_digest
+from instantrt_nano.maker import TRAINED
+from instantrt_nano.training.people import PEOPLE
 
 MIN_OFFSET_PX = 6.0  # from the middle of the picture: an off-centre pose
 EXAMPLES_PER_STYLE = 40  # of each person, for the style check

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from instantrt.prelude.photo import decode_photo
+from instantrt.conditioning.photo import decode_photo
 from instantrt_bench.nano.cases import face_photo
 from instantrt_bench.nano.evaluate import Seen
 

@@ -9,7 +9,7 @@ from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.charts import Mark, Point, Row, Series, point_plot, row_chart
 from instantrt_bench.report.figures import Cell, figure, folded, notice, number, ssim_text, table
 from instantrt_bench.report.markup import Html, join
-from instantrt_bench.results import ResultFile, ScenarioResult
+from instantrt_bench.results.files import ResultFile, ScenarioResult
 
 SMALLEST_ERROR = 1e-9  # zero has no place on a logarithmic axis
 WORST, OTHERS = "s4", "s0 thin"

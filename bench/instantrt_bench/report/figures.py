@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instantrt_bench.report.markup import Child, Html, breakable, join, tag
-from instantrt_bench.results import ResultFile
+from instantrt_bench.results.files import ResultFile
 
 NOTHING = "\u2013"
 SHA_DIGITS = 10

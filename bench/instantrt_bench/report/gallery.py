@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from instantrt_bench.contact_sheet import amplified_difference
 from instantrt_bench.report.figures import number, ssim_text
 from instantrt_bench.report.markup import Html, breakable, join, tag
-from instantrt_bench.results import ResultFile, ScenarioResult
+from instantrt_bench.results.contact_sheet import amplified_difference
+from instantrt_bench.results.files import ResultFile, ScenarioResult
 
 Picture = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.charts import Mark, Point, Row, Series, point_plot, row_chart
 from instantrt_bench.report.figures import NOTHING, Cell, bounds_of, figure, folded, notice, number, table
 from instantrt_bench.report.markup import Html, join
-from instantrt_bench.results import ResultFile, ScenarioResult
+from instantrt_bench.results.files import ResultFile, ScenarioResult
 
 COLOURS = ("s1", "s4", "s2", "s3", "s5")  # by judge, in the file's order
 PLAIN_COMPARISON = ("failures", "within_limits")

@@ -19,26 +19,26 @@ from instantrt_bench.report.figures import (
     table,
 )
 from instantrt_bench.report.markup import Html, join
-from instantrt_bench.results import ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
 
 PHOTO, TEXT, LOOP, VAE, ENCODE, OTHER = (
     ("photo and face", "p1"),
-    ("text, prelude, noise", "p2"),
+    ("text, conditioning, noise", "p2"),
     ("denoising", "p3"),
     ("VAE", "p4"),
     ("encoding", "p5"),
     ("other", "p6"),
 )
 RUNTIME_STAGES = {
-    "decode": PHOTO,
+    "photo": PHOTO,
     "face": PHOTO,
     "load": TEXT,
     "text": TEXT,
-    "prelude": TEXT,
+    "conditioning": TEXT,
     "noise": TEXT,
     "upload": TEXT,
-    "loop": LOOP,
-    "vae": VAE,
+    "denoise": LOOP,
+    "decode": VAE,
     "download": ENCODE,
     "encode": ENCODE,
 }
@@ -189,8 +189,8 @@ def _table_row(name: str, system: SystemResult, scenario: ScenarioResult) -> lis
         interval(latency.get("median_interval")),
         *(latency.get(key) for key in ("p90", "p99", "mean")),
         summary.get("pictures_per_s"),
-        (summary.get("step_ms") or {}).get("p50"),
-        (summary.get("host_overhead_us_per_step") or {}).get("p50"),
+        (summary.get("call_ms") or {}).get("p50"),
+        (summary.get("host_overhead_us_per_call") or {}).get("p50"),
         None if ratio is None else f"{number(ratio['estimate'])} {interval(ratio)}",
         _scaled((summary.get("cold_start_ms") or {}).get("total_ms"), 1e3),
         _scaled(summary.get("peak_host_bytes"), 1e6),

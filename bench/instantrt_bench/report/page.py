@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from instantrt_bench.history import Kept
+from instantrt_bench.regression.history import Kept
 from instantrt_bench.report.fidelity import fidelity_section
 from instantrt_bench.report.figures import (
     NOTHING,
@@ -29,7 +29,7 @@ from instantrt_bench.report.identity import identity_section, signed, signed_int
 from instantrt_bench.report.latency import latency_sections
 from instantrt_bench.report.markup import Html, breakable, join, tag
 from instantrt_bench.report.trend import trend_section
-from instantrt_bench.results import ResultFile
+from instantrt_bench.results.files import ResultFile
 
 MOST_PICTURES = 12
 TITLE = "InstantRT benchmark report"
@@ -194,4 +194,4 @@ def _script() -> Html:
 
 
 def _asset(name: str) -> Html:
-    return Html((files("instantrt_bench") / "report" / name).read_text(encoding="utf-8"))
+    return Html((files("instantrt_bench.report") / name).read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instantrt_bench.history import Kept, trend
+from instantrt_bench.regression.history import Kept, trend
 from instantrt_bench.report.axis import Axis
 from instantrt_bench.report.charts import Point, Series, point_plot
 from instantrt_bench.report.figures import (
@@ -23,7 +23,7 @@ from instantrt_bench.report.figures import (
     table,
 )
 from instantrt_bench.report.markup import Html, join
-from instantrt_bench.results import ResultFile
+from instantrt_bench.results.files import ResultFile
 
 SHORT_SHA = 7
 SUMMARIES = {

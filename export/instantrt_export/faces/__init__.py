@@ -1,1 +1,1 @@
-"""Face networks: any face ONNX on disk turned into the contract's network, and where the small ones come from."""
+"""Face networks: any face ONNX on disk turned into the contract's network."""

@@ -27,7 +27,7 @@ class FaceModel:
 
     Args:
         role: what it does.
-        kind: key of ``instantrt.prelude`` ``DETECTORS`` or ``TEMPLATES``.
+        kind: key of ``instantrt.conditioning`` ``DETECTORS`` or ``TEMPLATES``.
         px: side of its square input.
         embedding_width: numbers per face; 0 for detectors.
     """

@@ -29,7 +29,7 @@ class FaceStates(NamedTuple):
     Attributes:
         text: keys and values of the text tokens, one pair for each cross-attention.
         face: keys and values of the face tokens.
-        masks: picture scale -> [N, tokens, 1], the weight of the face attention's output at each image token.
+        masks: stride -> [N, tokens, 1], the weight of the face attention's output at each image token.
     """
 
     text: Sequence[KeyValue]
@@ -100,11 +100,11 @@ class FaceAttention:
 
     Args:
         index: which pairs of keys and values are this attention's.
-        scale: pictures are ``scale`` times larger than the feature maps here; picks the mask.
+        stride: pictures are ``stride`` times larger than the feature maps here; picks the mask.
     """
 
     index: int
-    scale: int
+    stride: int
 
     def __call__(
         self,
@@ -117,7 +117,7 @@ class FaceAttention:
         states, query = encoder_hidden_states, attn.to_q(hidden_states)
         from_text = attend(query, *states.text[self.index], attn.heads)
         from_face = attend(query, *states.face[self.index], attn.heads)
-        return project_out(attn, from_text + states.masks[self.scale] * from_face)
+        return project_out(attn, from_text + states.masks[self.stride] * from_face)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:

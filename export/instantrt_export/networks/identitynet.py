@@ -11,7 +11,7 @@ from instantrt_export.dims import cross_attentions
 from instantrt_export.networks.attention import CrossAttention, split_keys_values, use_cross_attention
 from instantrt_export.networks.embeddings import use_given_time_embeddings
 from instantrt_export.networks.feed_forward import use_gated_linear
-from instantrt_export.networks.step import repeat_halves, step_coefficients, time_embeddings_at_step
+from instantrt_export.networks.step import repeat_for_guidance, step_coefficients, time_embeddings_at_step
 from instantrt_export.networks.unet import run_down_blocks
 
 
@@ -32,8 +32,8 @@ class IdentityNetNetwork(nn.Module):
         self.time_widths = use_given_time_embeddings(identitynet)
         use_gated_linear(identitynet)
         self.identitynet = identitynet
-        self.mask_scales = dims.control_scales
-        self.residual_scales = tuple(r.scale for r in (*dims.residuals, dims.mid_residual))
+        self.mask_strides = dims.control_strides
+        self.residual_strides = tuple(r.stride for r in (*dims.residuals, dims.mid_residual))
 
     def forward(
         self,
@@ -45,20 +45,20 @@ class IdentityNetNetwork(nn.Module):
         control_features: Tensor,
         *control_masks: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Control masks in the order of ``dims.control_scales``; gives the residuals [G, B, channels, ...]."""
-        net, halves = self.identitynet, face_kv.shape[0]
+        """Control masks in the order of ``dims.control_strides``; gives the residuals [G, B, channels, ...]."""
+        net, guidance_batch = self.identitynet, face_kv.shape[0]
         row = step_coefficients(step_table, step)
         strength = row["control_scale"].to(control_features.dtype)
-        weights = {s: mask * strength for s, mask in zip(self.mask_scales, control_masks, strict=True)}
+        weights = {s: mask * strength for s, mask in zip(self.mask_strides, control_masks, strict=True)}
         embeddings = time_embeddings_at_step(time_embeddings, step, self.time_widths)
         states = split_keys_values(face_kv, self.attention_widths)
         sample = (latents * row["input_scale"]).to(control_features.dtype)
-        x = repeat_halves(net.conv_in(sample) + control_features, halves)
+        x = repeat_for_guidance(net.conv_in(sample) + control_features, guidance_batch)
         x, skips = run_down_blocks(net.down_blocks, x, embeddings, states)
         x = net.mid_block(x, embeddings, encoder_hidden_states=states)
         residuals = [conv(skip) for conv, skip in zip(net.controlnet_down_blocks, skips, strict=True)]
         residuals.append(net.controlnet_mid_block(x))
         return tuple(
-            residual.unflatten(0, (halves, -1)) * weights[scale]
-            for residual, scale in zip(residuals, self.residual_scales, strict=True)
+            residual.unflatten(0, (guidance_batch, -1)) * weights[stride]
+            for residual, stride in zip(residuals, self.residual_strides, strict=True)
         )

@@ -32,9 +32,9 @@ def step_coefficients(step_table: Tensor, step: Tensor) -> dict[str, Tensor]:
     return {name: column.squeeze(1) for name, column in zip(STEP_COLUMNS, row.split(1, dim=1), strict=True)}
 
 
-def repeat_halves(x: Tensor, halves: int) -> Tensor:
-    """[B, ...] to the rows [G*B, ...] of ``halves`` guidance halves, row = g*B + b."""
-    return x.unsqueeze(0).expand(halves, *([-1] * x.ndim)).flatten(0, 1)
+def repeat_for_guidance(x: Tensor, guidance_batch: int) -> Tensor:
+    """[B, ...] to the rows [G*B, ...] of a guidance batch of G, row = g*B + b."""
+    return x.unsqueeze(0).expand(guidance_batch, *([-1] * x.ndim)).flatten(0, 1)
 
 
 def time_embeddings_at_step(time_embeddings: Tensor, step: Tensor, widths: Sequence[int]) -> tuple[Tensor, ...]:
@@ -45,14 +45,14 @@ def time_embeddings_at_step(time_embeddings: Tensor, step: Tensor, widths: Seque
 
 
 def guided_prediction(prediction: Tensor, guidance: Tensor) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022) between the first and the last guidance half, in fp32.
+    """Classifier-free guidance (Ho & Salimans 2022) between the first and the last row of the guidance batch, in fp32.
 
     Args:
-        prediction: [G, B, 4, h, w] of the network's dtype; the negative half first.
+        prediction: [G, B, 4, h, w] of the network's dtype; the negative row first.
         guidance: f32 [B, 1, 1, 1].
 
     Returns:
-        f32 [B, 4, h, w]. With one half the difference is exactly zero, so the same graph serves G = 1.
+        f32 [B, 4, h, w]. With G = 1 the difference is exactly zero, so the same graph serves G = 1.
     """
     negative, positive = prediction[0].float(), prediction[-1].float()
     return negative + guidance * (positive - negative)

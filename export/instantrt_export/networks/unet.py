@@ -14,7 +14,7 @@ from instantrt_export.networks.embeddings import use_given_time_embeddings
 from instantrt_export.networks.feed_forward import use_gated_linear
 from instantrt_export.networks.step import (
     guided_prediction,
-    repeat_halves,
+    repeat_for_guidance,
     rows_at_step,
     sampler_step,
     step_coefficients,
@@ -34,13 +34,13 @@ class UNetNetwork(nn.Module):
 
     def __init__(self, unet: Any, dims: ModelDims) -> None:
         super().__init__()
-        sites = face_attention_sites(unet, dims.vae_scale)
-        processors = [FaceAttention(i, site.scale) for i, site in enumerate(sites)]
+        sites = face_attention_sites(unet, dims.vae_stride)
+        processors = [FaceAttention(i, site.stride) for i, site in enumerate(sites)]
         self.attention_widths = use_cross_attention(unet, processors)
         self.time_widths = use_given_time_embeddings(unet)
         use_gated_linear(unet)
         self.unet = unet
-        self.mask_scales = dims.adapter_scales
+        self.mask_strides = dims.adapter_strides
 
     def forward(
         self,
@@ -54,21 +54,21 @@ class UNetNetwork(nn.Module):
         face_kv: Tensor,
         *masks_and_residuals: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Adapter masks in the order of ``dims.adapter_scales``, then residuals; gives latents, history and step."""
-        halves = face_kv.shape[0]
-        masks = masks_and_residuals[: len(self.mask_scales)]
-        residuals = [r.flatten(0, 1) for r in masks_and_residuals[len(self.mask_scales) :]]
+        """Adapter masks in the order of ``dims.adapter_strides``, then residuals; gives latents, history and step."""
+        guidance_batch = face_kv.shape[0]
+        masks = masks_and_residuals[: len(self.mask_strides)]
+        residuals = [r.flatten(0, 1) for r in masks_and_residuals[len(self.mask_strides) :]]
         row = step_coefficients(step_table, step)
         token_masks = {
-            scale: repeat_halves(mask.flatten(1).unsqueeze(-1), halves)
-            for scale, mask in zip(self.mask_scales, masks, strict=True)
+            stride: repeat_for_guidance(mask.flatten(1).unsqueeze(-1), guidance_batch)
+            for stride, mask in zip(self.mask_strides, masks, strict=True)
         }
         text, face = (split_keys_values(kv, self.attention_widths) for kv in (text_kv, face_kv))
         states = FaceStates(text, face, token_masks)
         embeddings = time_embeddings_at_step(time_embeddings, step, self.time_widths)
         sample = (latents * row["input_scale"]).to(noise.dtype)
-        predicted = self._predict(sample, embeddings, states, residuals, halves)
-        prediction = guided_prediction(predicted.unflatten(0, (halves, -1)), row["guidance"])
+        predicted = self._predict(sample, embeddings, states, residuals, guidance_batch)
+        prediction = guided_prediction(predicted.unflatten(0, (guidance_batch, -1)), row["guidance"])
         draw = rows_at_step(noise, step).float()
         return *sampler_step(latents, history, draw, prediction, row), step + 1
 
@@ -78,11 +78,11 @@ class UNetNetwork(nn.Module):
         embeddings: Sequence[Tensor],
         states: FaceStates,
         residuals: list[Tensor],
-        halves: int,
+        guidance_batch: int,
     ) -> Tensor:
-        """Both halves' predictions [N, 4, h, w] for sample [B, 4, h, w]; the halves part after ``conv_in``."""
+        """Predictions [N, 4, h, w] for sample [B, 4, h, w]; the guidance batch forks after ``conv_in``."""
         unet = self.unet
-        x = repeat_halves(unet.conv_in(sample), halves)
+        x = repeat_for_guidance(unet.conv_in(sample), guidance_batch)
         x, skips = run_down_blocks(unet.down_blocks, x, embeddings, states)
         skips = [skip + residual for skip, residual in zip(skips, residuals[:-1], strict=True)]
         x = unet.mid_block(x, embeddings, encoder_hidden_states=states) + residuals[-1]

@@ -1,47 +1,46 @@
-"""The `instantrt` command line. Heavier packages are imported by the command that needs them."""
+"""The `instantrt` command line: finds the commands of all packages and runs one of them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from typing import Any
 
-from instantrt.cli import bench, build, doctor, export, generate, inspect
+from instantrt.cli.command import Command, CommandGroup, ExitStatus
 from instantrt.errors import InstantRTError
 
-COMMANDS = {
-    "export": export,
-    "build": build,
-    "inspect": inspect,
-    "generate": generate,
-    "bench": bench,
-    "doctor": doctor,
-}
-EXIT_USER_ERROR = 1
-EXIT_INTERRUPTED = 130
+ENTRY_POINTS = "instantrt.commands"
+ORDER = ("export", "build", "inspect", "generate", "bench", "doctor")  # in the help; others follow by name
+
+
+def load_commands() -> list[Command[Any] | CommandGroup]:
+    """The commands that installed packages declare."""
+    commands = [entry.load() for entry in entry_points(group=ENTRY_POINTS)]
+    rank = {name: place for place, name in enumerate(ORDER)}
+    return sorted(commands, key=lambda command: (rank.get(command.name, len(rank)), command.name))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
     parser = argparse.ArgumentParser(prog="instantrt", description="InstantID as compiled engines")
     parser.add_argument("--version", action="version", version=f"instantrt {version('instantrt')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP))
+    below = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in load_commands():
+        command.declare(below.add_parser(command.name, help=command.help, description=command.help))
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns 0 or the command's own status, 1 for a user's mistake (its message on stderr), 130 when
-    interrupted."""
-    args = build_parser().parse_args(argv)
+    """Run a command and give its :class:`ExitStatus`; a user's mistake is one message on stderr."""
+    arguments = build_parser().parse_args(argv)
+    command: Command[Any] = arguments.selected
     try:
-        status = COMMANDS[args.command].run(args)
+        return command.execute(command.parsed(arguments))
     except InstantRTError as error:
-        print(f"instantrt {args.command}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        sys.stderr.write(f"{arguments.prog}: {error}\n")
+        return ExitStatus.USER_ERROR
     except KeyboardInterrupt:
-        print(f"instantrt {args.command}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return status or 0
+        sys.stderr.write(f"{arguments.prog}: interrupted\n")
+        return ExitStatus.INTERRUPTED

@@ -6,13 +6,22 @@ import argparse
 import ctypes
 import os
 import platform
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from instantrt.cli.common import print_json
+from instantrt.cli.arguments import add_json_argument
+from instantrt.cli.command import Command, ExitStatus, print_json
 
-HELP = "what this machine can do, and what is missing for the rest"
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """The command's options."""
+
+    target: str | None = None
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,30 +64,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     targets = [ability.target for ability in ABILITIES if ability.target]
     parser.add_argument("--target", choices=targets, help="exit with status 1 unless this one can run here")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Look and report; the status is 1 only if the target that was asked for cannot run."""
+def doctor(options: DoctorOptions) -> ExitStatus:
+    """Look and report; a user's mistake only if the target that was asked for cannot run."""
     machine = machine_facts()
     findings = [examine(ability, machine["cuda_driver"] is not None) for ability in ABILITIES]
-    if args.json:
+    if options.json:
         print_json({"machine": machine, "abilities": [asdict(f) for f in findings]})
     else:
-        _print(machine, findings)
-    asked = {ability.target: finding for ability, finding in zip(ABILITIES, findings, strict=True)}
-    return int(args.target is not None and not asked[args.target].ready)
+        sys.stdout.write(_as_text(machine, findings))
+    ready = {ability.target: finding.ready for ability, finding in zip(ABILITIES, findings, strict=True)}
+    return ExitStatus.DONE if options.target is None or ready[options.target] else ExitStatus.USER_ERROR
 
 
-def _print(machine: dict[str, Any], findings: list[Finding]) -> None:
-    for name, value in machine.items():
-        print(f"{name:<14} {value if value is not None else 'none'}")
-    print()
+def _as_text(machine: dict[str, Any], findings: list[Finding]) -> str:
+    lines = [f"{name:<14} {value if value is not None else 'none'}" for name, value in machine.items()] + [""]
     for finding in findings:
-        found = ", ".join(f"{name} {number}" for name, number in finding.found.items())
-        print(f"{'yes' if finding.ready else 'no ':<4} {finding.name}" + (f"  ({found})" if finding.ready else ""))
+        versions = ", ".join(f"{name} {number}" for name, number in finding.found.items())
+        lines.append(f"{'yes' if finding.ready else 'no ':<4} {finding.name}" + (f"  ({versions})" * finding.ready))
         if not finding.ready:
-            print(f"       missing: {', '.join(finding.missing)}" + (f"; {finding.hint}" if finding.hint else ""))
+            hint = f"; {finding.hint}" if finding.hint else ""
+            lines.append(f"       missing: {', '.join(finding.missing)}{hint}")
+    return "\n".join(lines) + "\n"
 
 
 def machine_facts() -> dict[str, Any]:
@@ -116,3 +125,17 @@ def examine(ability: Ability, has_gpu: bool) -> Finding:
     if ability.needs_gpu and not has_gpu:
         missing.append("an NVIDIA driver (libcuda.so.1)")
     return Finding(ability.name, not missing, found, tuple(missing), hint)
+
+
+def _load() -> Callable[[DoctorOptions], ExitStatus]:
+    return doctor
+
+
+COMMAND = Command(
+    "doctor",
+    "what this machine can do, and what is missing for the rest",
+    DoctorOptions,
+    add_arguments,
+    _load,
+    lambda _: "cpu",
+)

@@ -4,19 +4,66 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from instantrt.cli.common import ProgressLine, parse_size, print_json
-from instantrt.cli.packaged import add_bundle_arguments, find_bundle
+from instantrt.cli.arguments import add_json_argument, parse_size
+from instantrt.cli.bundles import add_bundle_arguments, find_bundle
+from instantrt.cli.command import Command, ExitStatus, ProgressDisplay, print_json
 from instantrt.errors import RequestError
+from instantrt.request import RANGES, GenerateRequest
 
-HELP = "make pictures of a person from one photo"
+if TYPE_CHECKING:
+    from instantrt.result import GenerateResult
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
+@dataclass(frozen=True)
+class GenerateOptions:
+    """The command's options; what they share with :class:`GenerateRequest` has its names and defaults."""
+
+    bundle: Path
+    face: str
+    prompt: str
+    out: Path
+    cache: Path | None = None
+    negative_prompt: str | None = GenerateRequest.negative_prompt
+    style: str | None = GenerateRequest.style
+    pose: str | None = None
+    samples: int = GenerateRequest.samples
+    steps: int = GenerateRequest.steps
+    guidance_scale: float = GenerateRequest.guidance_scale
+    seed: int = GenerateRequest.seed
+    sampler: str = GenerateRequest.sampler
+    identity_strength: float = GenerateRequest.identity_strength
+    adapter_strength: float = GenerateRequest.adapter_strength
+    enhance_face_region: bool = GenerateRequest.enhance_face_region
+    size: tuple[int, int] | None = None
+    target: str = "onnxruntime"
+    threads: int | None = None
+    device: int | None = None
+    weight_budget: int | None = None
+    runtime_cache: Path | None = None
+    eager: bool = False
+    json: bool = False
+
+    @property
+    def request(self) -> GenerateRequest:
+        """What is asked for.
+
+        Raises:
+            RequestError: a value that no request can have.
+        """
+        width, height = self.size or (None, None)
+        shared = {field.name for field in fields(GenerateRequest)} & {field.name for field in fields(self)}
+        return GenerateRequest(**{name: getattr(self, name) for name in shared}, width=width, height=height)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments; defaults are those of the request."""
+    """Declare the command's arguments."""
     add_bundle_arguments(parser)
     parser.add_argument("--face", metavar="PHOTO", required=True, help="the photo whose person is shown")
     parser.add_argument("--prompt", metavar="TEXT", required=True)
@@ -24,16 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--style", metavar="NAME")
     parser.add_argument("--pose", metavar="PHOTO", help="keypoints and face box come from this photo instead")
-    parser.add_argument("--samples", type=int, default=1, help="1-4")
-    parser.add_argument("--steps", type=int, default=10, help="4-100")
-    parser.add_argument("--guidance-scale", type=float, default=5.0, help="1-25, 1 turns guidance off")
-    parser.add_argument("--sampler", default="euler")
-    parser.add_argument("--seed", type=int, default=-1, help="-1 draws one")
-    parser.add_argument("--identity-strength", type=float, default=0.8, help="0-1")
-    parser.add_argument("--adapter-strength", type=float, default=0.8, help="0-1")
-    parser.add_argument("--enhance-face-region", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--samples", type=int, help=str(RANGES["samples"]))
+    parser.add_argument("--steps", type=int, help=str(RANGES["steps"]))
+    parser.add_argument("--guidance-scale", type=float, help=f"{RANGES['guidance_scale']}, 1 turns guidance off")
+    parser.add_argument("--sampler")
+    parser.add_argument("--seed", type=int, help="-1 draws one")
+    parser.add_argument("--identity-strength", type=float, help=str(RANGES["identity_strength"]))
+    parser.add_argument("--adapter-strength", type=float, help=str(RANGES["adapter_strength"]))
+    parser.add_argument("--enhance-face-region", action=argparse.BooleanOptionalAction)
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="default: the bundle's")
-    parser.add_argument("--target", default="onnxruntime")
+    parser.add_argument("--target")
     parser.add_argument("--threads", type=int, help="CPU threads one network may use (onnxruntime)")
     parser.add_argument("--device", type=int, metavar="N", help="ordinal of the GPU (tensorrt, tensorrt-rtx)")
     parser.add_argument(
@@ -49,35 +96,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for kernels compiled here (tensorrt-rtx; default: the plans')",
     )
     parser.add_argument("--eager", action="store_true", help="launch each step anew instead of a captured graph")
-    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    add_json_argument(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def generate(options: GenerateOptions) -> ExitStatus:
     """Generate, save, report."""
     from instantrt.pipeline import InstantID
 
-    files = output_files(args.out, args.samples)
-    with InstantID.load(
-        find_bundle(args),
-        target=args.target,
-        threads=args.threads,
-        device=args.device,
-        weight_budget_bytes=args.weight_budget,
-        runtime_cache=args.runtime_cache,
-        eager=args.eager,
-    ) as pipeline:
-        result = pipeline.generate(progress=ProgressLine("denoising"), **_request_fields(args))
+    request, files = options.request, output_files(options.out, options.samples)
+    with (
+        InstantID.load(
+            find_bundle(options.bundle, options.cache),
+            target=options.target,
+            threads=options.threads,
+            device=options.device,
+            weight_budget_bytes=options.weight_budget,
+            runtime_cache=options.runtime_cache,
+            eager=options.eager,
+        ) as pipeline,
+        ProgressDisplay() as display,
+    ):
+        result = pipeline.run(request, progress=display.task("denoising"))
     for file, image in zip(files, result.images, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
         image.save(file)
+    _report(result, files, as_json=options.json)
+    return ExitStatus.DONE
+
+
+def _report(result: GenerateResult, files: list[Path], *, as_json: bool) -> None:
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        sys.stderr.write(f"warning: {warning}\n")
     names = [str(file) for file in files]
-    if args.json:
+    if as_json:
         timings = result.timings.to_json()
         print_json({"files": names, "seed": result.seed, "warnings": result.warnings, "timings": timings})
     else:
-        print(f"{', '.join(names)}  seed {result.seed}  {result.timings.total_ms:.0f} ms")
+        sys.stdout.write(f"{', '.join(names)}  seed {result.seed}  {result.timings.total_ms:.0f} ms\n")
 
 
 def output_files(out: Path, samples: int) -> list[Path]:
@@ -93,22 +148,10 @@ def output_files(out: Path, samples: int) -> list[Path]:
     return [out.with_stem(f"{out.stem}-{i}") for i in range(1, samples + 1)]
 
 
-def _request_fields(args: argparse.Namespace) -> dict[str, Any]:
-    width, height = args.size or (None, None)
-    return {
-        "face": args.face,
-        "prompt": args.prompt,
-        "negative_prompt": args.negative_prompt,
-        "style": args.style,
-        "pose": args.pose,
-        "samples": args.samples,
-        "steps": args.steps,
-        "guidance_scale": args.guidance_scale,
-        "sampler": args.sampler,
-        "seed": args.seed,
-        "identity_strength": args.identity_strength,
-        "adapter_strength": args.adapter_strength,
-        "enhance_face_region": args.enhance_face_region,
-        "width": width,
-        "height": height,
-    }
+def _load() -> Callable[[GenerateOptions], ExitStatus]:
+    return generate
+
+
+COMMAND = Command(
+    "generate", "make pictures of a person from one photo", GenerateOptions, add_arguments, _load, lambda _: "cpu"
+)

@@ -19,7 +19,7 @@ import numpy as np
 
 from instantrt.device import Array, Buffer, Event
 from instantrt.device.check import CURES, CUDAError, call, device_error, driver, driver_errors
-from instantrt.device.pinned import Landing, UploadStaging
+from instantrt.device.pinned import DownloadStaging, UploadStaging
 from instantrt.errors import DeviceError
 
 from cuda import core  # isort: skip  (after device.check, which says how to install it)
@@ -55,7 +55,7 @@ class CudaDevice:
             with driver_errors(f"creating a memory pool on GPU {ordinal}"):
                 self._pool = core.DeviceMemoryResource(ordinal, core.DeviceMemoryResourceOptions())
             opened.callback(self._pool.close)
-            self._landing = Landing(self._raw)
+            self._landing = DownloadStaging(self._raw)
             events = (_new_event(self._core), _new_event(self._core))
             self._staging = UploadStaging(self._raw, events, staging_bytes)
             self._closing = opened.pop_all()

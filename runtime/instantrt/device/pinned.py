@@ -82,7 +82,7 @@ class UploadStaging:
         self._used_up[self._half].sync()
 
 
-class Landing:
+class DownloadStaging:
     """Where downloads arrive: one block as large as the largest download so far.
 
     Args:

@@ -41,7 +41,7 @@ class Engine(Protocol):
         """Make ``buffer`` the input or output of that name. Its address must stay valid until rebound or closed."""
         ...
 
-    def settle(self, stream: Stream, *, capture: bool) -> None:
+    def warm_up(self, stream: Stream, *, capture: bool) -> None:
         """Finish what the target leaves to the first execution; may execute once and so write the outputs.
 
         Args:

@@ -48,7 +48,7 @@ class OnnxRuntimeTarget:
         self.device = HostDevice()
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
-        """Whether the bundle's graphs were exported for so many slots and guidance halves."""
+        """Whether the bundle's graphs were exported for so many slots and guidance batch."""
         free = self._bundle.contracts[network].symbols
         ranges = {symbol: extent for symbol, extent in self._ranges().items() if symbol in free}
         return all(low <= symbols.get(symbol, low) <= high for symbol, (low, high) in ranges.items())
@@ -57,14 +57,14 @@ class OnnxRuntimeTarget:
         """A session for ``network``; axes of the named symbols become constants, which lets ONNX Runtime fold them.
 
         Raises:
-            RequestError: more or fewer slots or guidance halves than the bundle was exported for.
+            RequestError: more or fewer slots or guidance batch than the bundle was exported for.
         """
         if not self.accepts(network, symbols):
             allowed = ", ".join(f"{s} {low} to {high}" for s, (low, high) in self._ranges().items())
             raise RequestError(
                 f"the bundle was exported for {allowed}",
                 found=", ".join(f"{s} {size}" for s, size in symbols.items()),
-                hint="export it again with `instantrt export` for slots B and guidance halves G that include these",
+                hint="export it again with `instantrt export` for slots B and guidance batch G that include these",
             )
         contract = self._bundle.contracts[network]
         path = self._bundle.onnx(network)
@@ -77,7 +77,7 @@ class OnnxRuntimeTarget:
         """Nothing is held: sessions belong to their engines."""
 
     def _ranges(self) -> dict[str, tuple[int, int]]:
-        return {"B": self._bundle.manifest.slots, "G": self._bundle.manifest.halves}
+        return {"B": self._bundle.manifest.slots, "G": self._bundle.manifest.guidance_batch}
 
     def _session_options(self) -> Any:
         options = self._ort.SessionOptions()
@@ -119,7 +119,7 @@ class OnnxRuntimeEngine:
             raise KeyError(f"{self.contract.name} has no input or output {name!r}")
         put(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.address)
 
-    def settle(self, stream: Stream, *, capture: bool) -> None:
+    def warm_up(self, stream: Stream, *, capture: bool) -> None:
         """Nothing is left to the first execution."""
 
     def enqueue(self, stream: Stream) -> None:

@@ -167,7 +167,7 @@ class TensorRTEngine:
         context: trt.IExecutionContext,
         device: CudaDevice,
         arena: Buffer,
-        settled: Callable[[], None],
+        warmed_up: Callable[[], None],
     ) -> None:
         self.contract: NetworkContract = plan.contract
         self.busy_ns = 0  # executing takes no time of the host beyond enqueueing
@@ -176,7 +176,7 @@ class TensorRTEngine:
         self._context: trt.IExecutionContext | None = context
         self._device = device
         self._arena = arena
-        self._settled = settled
+        self._after_warm_up = warmed_up
         self._inputs = frozenset(spec.name for spec in plan.contract.inputs)
         specs = (*plan.contract.inputs, *plan.contract.outputs)
         self._dtypes = {s.name: np.dtype(module.nptype(engine.get_tensor_dtype(s.name))) for s in specs}
@@ -196,7 +196,7 @@ class TensorRTEngine:
         self._bound[name] = buffer
         self._ready = self._ready and self._given.get(name) == (buffer.shape, buffer.address)
 
-    def settle(self, stream: Stream, *, capture: bool) -> None:
+    def warm_up(self, stream: Stream, *, capture: bool) -> None:
         """Execute once with the final shapes, which compiles what is compiled on the device, and keep that."""
         self.enqueue(stream)
         context: Any = self._context
@@ -206,7 +206,7 @@ class TensorRTEngine:
                 f"TensorRT cannot capture {self.contract.name} in a CUDA graph",
                 "load the bundle with eager=True (`--eager`), which launches every step anew",
             )
-        self._settled()
+        self._after_warm_up()
 
     def enqueue(self, stream: Stream) -> None:
         """Put one execution on the stream."""

@@ -1,0 +1,47 @@
+"""Arguments and options that `instantrt bench fidelity` and `identity` share: which pictures are made, and by what."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from instantrt.cli.arguments import add_json_argument, parse_size
+from instantrt.request import RANGES, GenerateRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseOptions:
+    """What both commands ask for; the defaults of what is a request's are the request's."""
+
+    bundle: Path
+    checkpoint: str
+    target: str = "onnxruntime"
+    threads: int | None = None
+    manifest: Path | None = None
+    steps: int = GenerateRequest.steps
+    guidance_scale: float = GenerateRequest.guidance_scale
+    identity_strength: float = GenerateRequest.identity_strength
+    adapter_strength: float = GenerateRequest.adapter_strength
+    enhance_face_region: bool = GenerateRequest.enhance_face_region
+    size: tuple[int, int] | None = None
+    json: bool = False
+
+
+def add_case_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare them."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("--checkpoint", required=True, help="what the bundle was made from: folder or hub id")
+    parser.add_argument("--target", help="what executes the bundle (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads of each system; default: all that may be used")
+    cases = parser.add_argument_group("cases: every photo with every prompt, seed and sampler")
+    cases.add_argument(
+        "--manifest", metavar="FILE", type=Path, help="photos and prompts, JSON or CSV; default: two public portraits"
+    )
+    cases.add_argument("--steps", type=int, help=f"{RANGES['steps']} (default: %(default)s)")
+    cases.add_argument("--guidance-scale", type=float, help="(default: %(default)s)")
+    cases.add_argument("--identity-strength", type=float, help="(default: %(default)s)")
+    cases.add_argument("--adapter-strength", type=float, help="(default: %(default)s)")
+    cases.add_argument("--enhance-face-region", action=argparse.BooleanOptionalAction)
+    cases.add_argument("--size", type=parse_size, metavar="WxH", help="default: the bundle's")
+    add_json_argument(parser)

@@ -1,0 +1,77 @@
+"""What the commands that make pictures load: bundle, checkpoint, manifest, cases, and both pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from instantrt import Bundle, InstantID
+from instantrt_bench.cases.arguments import CaseOptions
+from instantrt_bench.cases.cases import Case, Settings, cases_of
+from instantrt_bench.cases.manifest import Manifest, default_manifest, read_manifest
+from instantrt_bench.reference.pipeline import Reference
+from instantrt_bench.results.machine import usable_cpus
+from instantrt_export.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a run of cases needs, as the arguments name it."""
+
+    bundle: Bundle
+    checkpoint: Checkpoint
+    manifest: Manifest
+    cases: list[Case]
+    threads: int
+    target: str
+    options: dict[str, Any]
+
+    @property
+    def system(self) -> str:
+        """The runtime's system id in results."""
+        return f"runtime-{self.target}"
+
+    @property
+    def target_threads(self) -> int | None:
+        """Plans run on the GPU and take no thread count."""
+        return self.threads if self.target == "onnxruntime" else None
+
+
+def load_cases(asked: CaseOptions, seeds: Sequence[int], samplers: Sequence[str]) -> Loaded:
+    """Open everything that arguments name, so that mistakes show before anything runs.
+
+    Raises:
+        InstantRTError: a mistake in the arguments or in what they name.
+    """
+    manifest = default_manifest() if asked.manifest is None else read_manifest(asked.manifest)
+    settings = Settings(
+        steps=asked.steps,
+        guidance_scale=asked.guidance_scale,
+        identity_strength=asked.identity_strength,
+        adapter_strength=asked.adapter_strength,
+        enhance_face_region=asked.enhance_face_region,
+        size=asked.size,
+    )
+    cases = cases_of(manifest, seeds, samplers, settings)
+    names = ("target", "steps", "guidance_scale", "identity_strength", "adapter_strength", "enhance_face_region")
+    options = {name: getattr(asked, name) for name in names}
+    options |= {"size": asked.size, "seeds": list(seeds), "samplers": list(samplers), "manifest": manifest.facts()}
+    return Loaded(
+        Bundle.open(asked.bundle),
+        Checkpoint.open(asked.checkpoint),
+        manifest,
+        cases,
+        asked.threads or usable_cpus(),
+        asked.target,
+        options,
+    )
+
+
+@contextmanager
+def pipelines(loaded: Loaded) -> Iterator[tuple[InstantID, Reference]]:
+    """The runtime on its target, and the reference."""
+    reference = Reference.load(loaded.checkpoint, threads=loaded.threads)
+    with InstantID.load(loaded.bundle.folder, target=loaded.target, threads=loaded.target_threads) as runtime:
+        yield runtime, reference

@@ -1,0 +1,160 @@
+"""`instantrt bench latency`: scenarios on systems, written to a result file after each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from instantrt.bundle import Bundle
+from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
+from instantrt.errors import PhotoError, RequestError
+from instantrt_bench.latency.command import LatencyOptions
+from instantrt_bench.latency.gpu import GpuMonitor
+from instantrt_bench.latency.measure import Fleet, Rules, measure
+from instantrt_bench.latency.roofline import Peak, gpu_peak, measured_cpu_peak, stage_costs
+from instantrt_bench.latency.scenario import Requests, load_scenarios
+from instantrt_bench.latency.summary import latency_summary, scenario_result
+from instantrt_bench.latency.systems import Opener, SystemSpec, open_system
+from instantrt_bench.regression.history import keep
+from instantrt_bench.results.files import (
+    REFERENCE_COMPILED,
+    REFERENCE_EAGER,
+    RUNTIME_ONNXRUNTIME,
+    ResultError,
+    ResultFile,
+    read_results,
+)
+from instantrt_bench.results.machine import usable_cpus
+from instantrt_bench.results.tables import scenario_table
+
+SAME_TO_APPEND = ("machine", "versions", "threads", "commit", "bundle", "options")
+CPU_SYSTEMS = (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED)
+
+
+def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitStatus:
+    """Run the command: ``MISSED`` if a goal was missed or could not be judged.
+
+    Args:
+        options: of the command.
+        opener: loads the systems.
+
+    Raises:
+        KeyboardInterrupt: the user ended it; what was measured until then has been written.
+        InstantRTError: bad arguments.
+    """
+    bundle, scenarios, rules = (
+        Bundle.open(options.bundle),
+        load_scenarios(options.scenarios, options.only),
+        _rules(options),
+    )
+    for scenario in scenarios:
+        bundle.manifest.sizes.check(scenario.width, scenario.height)
+    specs, requests = _specs(options), Requests(_photo(options.photo))
+    gpu = _gpu(specs)
+    results = _results(options, bundle, rules, {} if gpu is None else gpu.facts())
+    peak = _peak(options, results.machine.get("gpu"))
+    with Fleet(specs, opener) as fleet, ProgressDisplay() as display:
+        for scenario in scenarios:
+            found = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=display.task(scenario.id))
+            measured = scenario_result(found, results.scenario(scenario.id), stage_costs(bundle, scenario), peak)
+            results = results.with_scenario(measured)
+            results = replace(results, summary=latency_summary(results))
+            results.write(options.out)
+            if not options.json:
+                sys.stdout.write(scenario_table(results.scenarios[-1]))
+                sys.stdout.flush()
+            if found.interrupted:
+                raise KeyboardInterrupt
+    if options.history is not None:
+        keep(results, options.history)
+    missed = missed_goals(results, options.require_ratio, options.require_overhead_us)
+    if options.json:
+        print_json({"file": str(options.out), "missed": missed, **results.summary})
+    else:
+        sys.stdout.write("".join(f"goal missed: {goal}\n" for goal in missed) + f"{options.out}\n")
+    return ExitStatus.MISSED if missed else ExitStatus.DONE
+
+
+def _gpu(specs: Sequence[SystemSpec]) -> GpuMonitor | None:
+    return GpuMonitor.open() if any(spec.name not in CPU_SYSTEMS for spec in specs) else None
+
+
+def _results(options: LatencyOptions, bundle: Bundle, rules: Rules, gpu: dict[str, Any]) -> ResultFile:
+    """An empty file, or with ``--append`` the one that is there, if these measurements belong into it.
+
+    Raises:
+        ResultError: the file is about other code, another machine, another bundle or other options.
+    """
+    new = ResultFile.new("latency", bundle=bundle, threads=_threads(options), options=_options(options, rules))
+    new.machine.update(gpu)
+    if not options.append or not options.out.exists():
+        return new
+    old = read_results(options.out, "latency")
+    differing = [name for name in SAME_TO_APPEND if getattr(old, name) != getattr(new, name)]
+    if differing:
+        raise ResultError(f"these measurements do not belong into {options.out}", found=f"other {', '.join(differing)}")
+    return old
+
+
+def missed_goals(results: ResultFile, ratio: float | None, overhead_us: float | None) -> list[str]:
+    """What of the asked was not reached, or cannot be judged, in any scenario."""
+    missed = []
+    for scenario in results.scenarios:
+        for name, system in scenario.systems.items():
+            if name.startswith("reference-") or (ratio is None and overhead_us is None):
+                continue
+            if system.status != "ok":
+                missed.append(f"{scenario.id}: {name} {system.status}: {system.error}")
+                continue
+            found = scenario.comparison["ratios"].get(name, {}).get("estimate")
+            overhead = system.summary["host_overhead_us_per_call"]["p50"]
+            if ratio is not None and (found is None or found < ratio):
+                missed.append(f"{scenario.id}: {name} ratio {found if found is None else round(found, 2)} < {ratio:g}")
+            if overhead_us is not None and overhead > overhead_us:
+                missed.append(f"{scenario.id}: {name} host overhead {overhead:.0f} us > {overhead_us:g} us")
+        if missed and scenario.comparison.get("flags"):
+            missed.append(f"{scenario.id}: not judged fairly: {'; '.join(scenario.comparison['flags'])}")
+    return missed
+
+
+def _rules(options: LatencyOptions) -> Rules:
+    if not 1 <= options.min_samples <= options.max_samples or options.warm_up < 1:
+        raise RequestError("--min-samples must be from 1 to --max-samples, and --warm-up at least 1")
+    return Rules(
+        options.warm_up, options.min_samples, options.max_samples, options.noise, options.max_seconds, options.min_psnr
+    )
+
+
+def _threads(options: LatencyOptions) -> int:
+    return options.threads or usable_cpus()
+
+
+def _specs(options: LatencyOptions) -> list[SystemSpec]:
+    default = [RUNTIME_ONNXRUNTIME, *([REFERENCE_EAGER] if options.checkpoint else [])]
+    names: Sequence[str] = list(dict.fromkeys(options.systems or default))
+    if options.checkpoint is None and any(name.startswith("reference-") for name in names):
+        raise RequestError("the reference needs the checkpoint that the bundle was made from", hint="--checkpoint")
+    return [SystemSpec(name, options.bundle, options.checkpoint, _threads(options)) for name in names]
+
+
+def _photo(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be read", found=error.strerror) from error
+
+
+def _peak(options: LatencyOptions, gpu: str | None) -> Peak | None:
+    if options.peak_tflops is not None and options.peak_gbs is not None:
+        return Peak(options.peak_tflops, options.peak_gbs, "given on the command line")
+    if options.peak_tflops is not None or options.peak_gbs is not None:
+        raise RequestError("--peak-tflops and --peak-gbs belong together")
+    return measured_cpu_peak() if options.measure_peak else gpu_peak(gpu)
+
+
+def _options(options: LatencyOptions, rules: Rules) -> dict[str, Any]:
+    photo = None if options.photo is None else options.photo.name
+    return {**asdict(rules), "scenarios": options.scenarios, "photo": photo}

@@ -1,0 +1,147 @@
+"""`instantrt bench compare`, `gate` and `history`: their arguments and options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from instantrt.cli.arguments import add_json_argument
+from instantrt.cli.command import Command, ExitStatus
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Options of `instantrt bench compare`."""
+
+    before: Path
+    after: Path
+    threshold: float = 0.05
+    threshold_apart: float = 0.25
+    confidence: float = 0.95
+    no_verdict: bool = False
+    json: bool = False
+
+
+def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `instantrt bench compare`."""
+    what = "result file, pytest-benchmark's JSON, or a folder of the latter: one session each"
+    parser.add_argument("before", metavar="A", type=Path, help=what)
+    parser.add_argument("after", metavar="B", type=Path, help="the same benchmark, later")
+    parser.add_argument(
+        "--threshold", type=float, help="smallest slowdown that counts, as a share (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold-apart",
+        type=float,
+        help="the same for files whose sessions do not alternate in time (default: %(default)s)",
+    )
+    parser.add_argument("--confidence", type=float, help="of the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--no-verdict",
+        action="store_true",
+        help="show the figures of files that are not comparable, without any verdict",
+    )
+    add_json_argument(parser)
+
+
+def _load_compare() -> Callable[[CompareOptions], ExitStatus]:
+    from instantrt_bench.regression.run_compare import run_compare
+
+    return run_compare
+
+
+COMPARE = Command(
+    "compare",
+    "hold two result files of one benchmark against each other; exit status 3 on a regression",
+    CompareOptions,
+    add_compare_arguments,
+    _load_compare,
+    lambda _: "bench",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """Options of `instantrt bench gate`. How good the defaults are: :mod:`instantrt_bench.regression.gate_power`."""
+
+    before_python: str
+    before_bundle: Path
+    after_python: str
+    after_bundle: Path
+    scenarios: str = "nano-gate"
+    system: str = "runtime-onnxruntime"
+    sessions: int = 12
+    samples: int = 12
+    threads: int = 1
+    threshold: float = CompareOptions.threshold
+    out: Path = Path("out/gate")
+    json: bool = False
+
+
+def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `instantrt bench gate`."""
+    for side, what in (("before", "the state that is held to be good"), ("after", "the change")):
+        parser.add_argument(f"--{side}-python", metavar="PYTHON", required=True, help=f"interpreter with {what}")
+        parser.add_argument(f"--{side}-bundle", metavar="BUNDLE", type=Path, required=True, help="made by it")
+    parser.add_argument("--scenarios", metavar="NAME|FILE", help="(default: %(default)s)")
+    parser.add_argument("--system", help="(default: %(default)s)")
+    parser.add_argument("--sessions", type=int, help="new processes of each side (default: %(default)s)")
+    parser.add_argument("--samples", type=int, help="timed runs in each (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="more wait for each other (default: %(default)s)")
+    parser.add_argument(
+        "--threshold", type=float, help="smallest slowdown that counts, as a share (default: %(default)s)"
+    )
+    parser.add_argument("--out", metavar="FOLDER", type=Path, help="for both result files (default: %(default)s)")
+    add_json_argument(parser)
+
+
+def _load_gate() -> Callable[[GateOptions], ExitStatus]:
+    from instantrt_bench.regression.run_gate import run_gate
+
+    return run_gate
+
+
+GATE = Command(
+    "gate",
+    "measure two installations in alternating sessions and compare them; exit status 3 on a regression",
+    GateOptions,
+    add_gate_arguments,
+    _load_gate,
+    lambda _: "bench",
+)
+
+
+@dataclass(frozen=True)
+class HistoryOptions:
+    """Options of `instantrt bench history`."""
+
+    folder: Path
+    add: Sequence[Path] = ()
+    scenario: str | None = None
+    json: bool = False
+
+
+def add_history_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `instantrt bench history`."""
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("--add", nargs="+", type=Path, metavar="FILE", help="copy result files into it")
+    parser.add_argument("--scenario", metavar="TEXT", help="only scenarios whose id contains this")
+    add_json_argument(parser)
+
+
+def _load_history() -> Callable[[HistoryOptions], ExitStatus]:
+    from instantrt_bench.regression.run_history import run_history
+
+    return run_history
+
+
+HISTORY = Command(
+    "history",
+    "keep result files in a folder, and show how figures moved from commit to commit",
+    HistoryOptions,
+    add_history_arguments,
+    _load_history,
+    lambda _: "bench",
+)

@@ -1,0 +1,44 @@
+"""`instantrt bench report`: its arguments and options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from instantrt.cli.arguments import parse_positive
+from instantrt.cli.command import Command, ExitStatus
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """The command's options."""
+
+    results: Sequence[Path] = ()
+    history: Path | None = None
+    pictures: int = 12
+    out: Path = Path("out/bench/report.html")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "results", nargs="*", metavar="FILE", type=Path, help="result files of any kind, or pytest-benchmark's JSON"
+    )
+    parser.add_argument("--history", metavar="FOLDER", type=Path, help="shows how figures moved from commit to commit")
+    parser.add_argument(
+        "--pictures", type=parse_positive, metavar="N", help="cases in the gallery at most (default: %(default)s)"
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
+
+
+def _load() -> Callable[[ReportOptions], ExitStatus]:
+    from instantrt_bench.report.run import run_report
+
+    return run_report
+
+
+COMMAND = Command(
+    "report", "one self-contained HTML page from result files", ReportOptions, add_arguments, _load, lambda _: "bench"
+)

@@ -1,0 +1,105 @@
+"""What `instantrt build` does: options in, plans built with their progress shown, a table out."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.table import Table
+
+from instantrt.bundle import Bundle
+from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
+from instantrt.errors import RequestError
+from instantrt_engines.build import BuildRequest, BuildResult, build_plans
+from instantrt_engines.commands import BuildCommandOptions
+from instantrt_engines.options import BuildOptions
+from instantrt_engines.profiles import ShapeOptions
+from instantrt_engines.tables import megabytes, wide_console
+
+
+def run_build(options: BuildCommandOptions) -> ExitStatus:
+    """Run the command."""
+    bundle, request = Bundle.open(options.bundle), build_request(options)
+    results = []
+    with _log_file(options.log) as log, ProgressDisplay() as display:
+        for result in build_plans(
+            bundle, request, lambda network, phase, share: display.show(network, share, 1.0, phase), log
+        ):
+            results.append(result)
+    if options.json:
+        networks = [_record(result) for result in results]
+        print_json({"bundle": str(options.bundle), "target": options.target, "networks": networks})
+    else:
+        _print_table(results)
+    return ExitStatus.DONE
+
+
+def build_request(options: BuildCommandOptions) -> BuildRequest:
+    """The request that the command's arguments ask for."""
+    return BuildRequest(
+        target=options.target,
+        shapes=ShapeOptions(
+            slots=options.slots,
+            sizes=tuple(options.sizes),
+            size_profiles=options.size_profiles,
+            guidance_batch=tuple(sorted(set(options.guidance_batch))),
+        ),
+        options=BuildOptions(
+            optimization_level=options.optimization_level,
+            aux_streams=options.aux_streams,
+            strip_weights=options.strip_weights,
+            weight_streaming=options.weight_streaming,
+            hardware_compatibility=options.hardware_compatibility,
+            version_compatible=options.version_compatible,
+            compute=tuple(options.compute),
+            timing_cache=options.timing_cache,
+        ),
+        only=None if options.only is None else tuple(options.only),
+        force=options.force,
+        allow_slow=options.allow_slow,
+    )
+
+
+def _log_file(path: Path | None) -> Any:
+    """An open file for TensorRT's log, or nothing."""
+    if path is None:
+        return nullcontext()
+    try:
+        file: TextIO = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"the log cannot be written to {path}", found=error.strerror) from error
+    return file
+
+
+def _record(result: BuildResult) -> dict[str, Any]:
+    record = result.record
+    return {
+        "name": record.identity.network,
+        "built": result.reason is not None,
+        "reason": result.reason,
+        "seconds": record.build_seconds,
+        "plan_bytes": record.file.bytes,
+        "weight_bytes": record.weight_bytes,
+        "activation_bytes": list(record.activation_bytes),
+        "layers": record.layers,
+    }
+
+
+def _print_table(results: list[BuildResult]) -> None:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("network")
+    for heading in ("seconds", "plan MB", "weights MB", "activations MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for result in results:
+        record = result.record
+        table.add_row(
+            record.identity.network,
+            f"{record.build_seconds:.1f}",
+            f"{record.file.bytes / 1e6:.1f}",
+            megabytes(record.weight_bytes),
+            megabytes(max(record.activation_bytes, default=None)),
+            "still valid" if result.reason is None else "built",
+        )
+    wide_console().print(table)

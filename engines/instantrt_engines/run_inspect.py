@@ -1,0 +1,113 @@
+"""What `instantrt inspect` does: a bundle's networks, costs and device memory as tables or JSON."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rich.console import Console
+from rich.table import Table
+
+from instantrt.bundle import Bundle
+from instantrt.cli.command import ExitStatus, print_json
+from instantrt.plan import describe_profile
+from instantrt_engines.commands import InspectOptions
+from instantrt_engines.inspect import BundleReport, Sizes, inspect_bundle, report_json
+from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, Fit
+from instantrt_engines.tables import megabytes, wide_console
+
+
+def run_inspect(options: InspectOptions) -> ExitStatus:
+    """Run the command."""
+    bundle = Bundle.open(options.bundle)
+    width, height = options.size or bundle.manifest.sizes.default
+    report = inspect_bundle(bundle, options.target, Sizes(options.slots, options.guidance_batch, width, height))
+    if options.json:
+        print_json(report_json(report, options.vram))
+        return ExitStatus.DONE
+    _print_report(report)
+    if options.tensors:
+        _print_tensors(report)
+    if options.vram is not None:
+        print_fit(report.fit(options.vram), options.vram)
+    return ExitStatus.DONE
+
+
+def _print_report(report: BundleReport) -> None:
+    sizes, console = report.sizes, wide_console()
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    plans = f"{report.target} plans" if report.target else "no plans built"
+    say(f"{report.bundle.folder}: {report.bundle.precision}, {plans}")
+    guidance = "on" if sizes.guidance_batch == 2 else "off"
+    say(f"one call at {sizes.width}x{sizes.height}, slots {sizes.slots}, guidance {guidance}\n")
+    console.print(_cost_table(report))
+    for network in report.networks:
+        if network.plan_problem is not None:
+            say(network.plan_problem)
+    if report.memory is not None:
+        say("")
+        console.print(_memory_table(report.memory))
+
+
+def _memory_table(memory: DeviceMemory) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("device memory")
+    table.add_column("MB", justify="right", no_wrap=True)
+    parts = {f"weights, {stage}": count for stage, count in memory.weights.items()} | {
+        "activations, one arena for all": memory.arena_bytes,
+        "inputs and outputs": memory.buffer_bytes,
+        "CUDA and TensorRT (assumed)": RESERVE_BYTES,
+        "in all": memory.total_bytes,
+    }
+    for part, count in parts.items():
+        table.add_row(part, megabytes(count))
+    return table
+
+
+def _print_tensors(report: BundleReport) -> None:
+    """The inputs and outputs of every network with their shapes, and the profile that holds them."""
+    say = partial(wide_console().print, highlight=False, soft_wrap=True, markup=False)
+    for network in report.networks:
+        contract, plan = network.contract, network.plan
+        title = f"\n{contract.name}"
+        if plan is not None and network.profile is not None:
+            title += f", profile {describe_profile(plan.record.identity.profiles[network.profile])}"
+        say(title)
+        for kind, specs in (("in", contract.inputs), ("out", contract.outputs)):
+            for spec in specs:
+                dtype = str(spec.numpy_dtype(report.bundle.precision))
+                say(f"  {kind:<3} {spec.name:<20} {dtype:<7} {list(spec.resolve(report.sizes.symbols))}")
+
+
+def _cost_table(report: BundleReport) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("network", "stage", "type"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("M parameters", "GFLOP", "MB moved", "plan MB", "weights MB", "activations MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for network in report.networks:
+        table.add_row(
+            network.contract.name,
+            network.contract.stage,
+            network.precision,
+            f"{network.cost.parameters / 1e6:.1f}",
+            f"{network.cost.flops / 1e9:.2f}",
+            f"{network.cost.bytes / 1e6:.1f}",
+            megabytes(None if network.plan is None else network.plan.record.file.bytes),
+            f"{network.device_weight_bytes / 1e6:.1f}",
+            megabytes(network.activation_bytes),
+        )
+    return table
+
+
+def print_fit(fit: Fit, vram_bytes: int) -> None:
+    """Say whether and how it fits."""
+    room, needed = f"{vram_bytes / 1e9:.2f} GB", f"{fit.needed_bytes / 1e9:.2f} GB"
+    said = {
+        "resident": f"fits into {room} with all weights loaded ({needed})",
+        "staged": f"fits into {room} ({needed}) if text and face networks are freed before the loop "
+        "and the VAE is loaded after it",
+        "streaming": f"fits into {room} if it is staged and {(fit.weight_budget_bytes or 0) / 1e9:.2f} GB of the "
+        "loop's weights stay on the device while the others are streamed",
+        "none": f"does not fit into {room}: needs {needed} staged; plans built with --weight-streaming need less",
+    }
+    Console().print(said[fit.staging], highlight=False, soft_wrap=True)

@@ -1,0 +1,72 @@
+"""From photos to what the diffusion networks are told about the person: embedding, keypoint picture, face box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from instantrt.conditioning.cache import CachedFaceStage
+from instantrt.conditioning.face import Face
+from instantrt.conditioning.framing import frame_photo
+from instantrt.conditioning.keypoints import draw_keypoints
+from instantrt.conditioning.masks import region_mask
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The face conditions of one request.
+
+    Args:
+        embedding: f32 [face embedding width], not normalised, from the face photo.
+        control_image: u8 [H, W, 3], the keypoint picture.
+        region: f32 [H, W], 1 inside the face box.
+        keypoints: f32 [5, 2] in picture pixels.
+        warnings: what the caller should know, e.g. that several faces were found.
+    """
+
+    embedding: npt.NDArray[np.float32]
+    control_image: npt.NDArray[np.uint8]
+    region: npt.NDArray[np.float32]
+    keypoints: npt.NDArray[np.float32]
+    warnings: tuple[str, ...]
+
+
+def identity_from_photos(
+    faces: CachedFaceStage,
+    photo: npt.NDArray[np.uint8],
+    pose: npt.NDArray[np.uint8] | None,
+    width: int,
+    height: int,
+) -> Identity:
+    """The person of ``photo``, placed as in ``pose`` (or as in ``photo``) on a ``width`` x ``height`` picture.
+
+    Raises:
+        NoFaceError: no face in one of the photos.
+    """
+    found, embedding = faces.read(photo, "face photo")
+    warnings = _several("face photo", found.count)
+    source = photo
+    if pose is not None:
+        found, source = faces.find(pose, "pose photo"), pose
+        warnings += _several("pose photo", found.count)
+    keypoints, box = _place(found.face, source, width, height)
+    return Identity(
+        embedding,
+        draw_keypoints(keypoints, width, height),
+        region_mask(box, width, height),
+        keypoints,
+        warnings,
+    )
+
+
+def _place(
+    face: Face, photo: npt.NDArray[np.uint8], width: int, height: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    framing = frame_photo(photo.shape[1], photo.shape[0], face.box, width, height)
+    return framing.points(face.keypoints), framing.box(face.box)
+
+
+def _several(role: str, count: int) -> tuple[str, ...]:
+    return (f"{count} faces in the {role}, the largest is used",) if count > 1 else ()
