@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from instantrt import InstantRTError, Prepared
+from instantrt import InstantRTError
 from instantrt.bundle import Bundle
 from instantrt.conditioning.photo import decode_photo
+from instantrt.prepare import Preparation, Prepared
 from instantrt_bench.cases.portrait import portrait_jpeg
-from instantrt_bench.latency.face_front import FaceFront
 from instantrt_bench.latency.measure import Fleet, Rules, measure
 from instantrt_bench.latency.scenario import PROMPT, SEED, Requests, Scenario
 from instantrt_bench.latency.summary import scenario_result
@@ -84,8 +84,8 @@ def _run(options: argparse.Namespace) -> tuple[Demo, str]:
     width, height = bundle.manifest.sizes.default
     scenario = Scenario(steps=options.steps, guidance_scale=3.0, width=width, height=height)
     requests = Requests(_head_photo(), options.prompt, options.seed)
-    with FaceFront(bundle, options.threads) as faces:
-        prepared = faces.prepare(requests.plain(scenario))
+    with Preparation.load(options.bundle, threads=options.threads) as preparation:
+        prepared = preparation.prepare(requests.plain(scenario))
     specs = [
         SystemSpec(name, options.bundle, options.checkpoint, options.threads)
         for name in (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER)

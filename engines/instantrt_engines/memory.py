@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from instantrt.contracts import OWN_TENSORS, NetworkContract, Precision, Stage
+from instantrt.contracts import NetworkContract, Precision, Stage, loop_buffer
 
 Staging = Literal["resident", "staged", "streaming", "none"]
 
@@ -90,9 +90,9 @@ def buffer_bytes(contracts: Iterable[NetworkContract], symbols: Mapping[str, int
     sizes: dict[tuple[str, str], int] = {}
     for contract in contracts:
         for spec in (*contract.inputs, *contract.outputs):
-            shared = contract.stage == "denoise" and spec.name not in OWN_TENSORS
-            owner = "denoise" if shared else contract.name
-            sizes[owner, spec.name] = spec.size_bytes(symbols, precision)
+            in_loop = contract.stage == "denoise"
+            key = ("loop", loop_buffer(contract.name, spec.name)) if in_loop else (contract.name, spec.name)
+            sizes[key] = spec.size_bytes(symbols, precision)
     return sum(sizes.values())
 
 

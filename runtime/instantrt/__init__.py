@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         PhotoError,
         RequestError,
     )
-    from instantrt.pipeline import InstantID, Prepared
+    from instantrt.pipeline import InstantID
+    from instantrt.prepare import Prepared
     from instantrt.request import GenerateRequest
     from instantrt.result import GenerateResult, Timings
 
@@ -41,7 +42,7 @@ __all__ = [
 _MODULES = {
     "Bundle": "bundle",
     "InstantID": "pipeline",
-    "Prepared": "pipeline",
+    "Prepared": "prepare",
     "GenerateRequest": "request",
     "GenerateResult": "result",
     "Timings": "result",

@@ -32,7 +32,14 @@ Precision = Literal["fp32", "fp16"]
 STEP_ROWS = 200  # 100 Heun steps are 199 network calls
 NOISE_ROWS = 100  # stochastic samplers take at most one row a step
 TINY68_CANDIDATES = 4  # faces that the small detector decodes at most per picture
-OWN_TENSORS = ("time_embeddings", "text_kv", "face_kv")  # inputs of the loop that its networks do not share
+LOOP_BUFFERS = {
+    ("unet", "time_embeddings"): "time_embeddings_unet",
+    ("unet", "text_kv"): "text_kv_unet",
+    ("unet", "face_kv"): "face_kv_unet",
+    ("identitynet", "time_embeddings"): "time_embeddings_identitynet",
+    ("identitynet", "face_kv"): "face_kv_identitynet",
+}
+"""The loop's buffer of an input, by (network, input), where its two networks need different contents."""
 STEP_COLUMNS = ("input_scale", "guidance", "a", "b", "c", "s", "d", "e", "f", "control_scale")
 
 NET_DTYPES: dict[Precision, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
@@ -89,6 +96,11 @@ class ModelDims:
         fields["mid_residual"] = Residual(**fields["mid_residual"])
         fields["adapter_strides"] = tuple(fields["adapter_strides"])
         return cls(**fields)
+
+
+def loop_buffer(network: str, tensor: str) -> str:
+    """The loop's buffer of a network's input or output; what both networks call the same is one buffer."""
+    return LOOP_BUFFERS.get((network, tensor), tensor)
 
 
 Dim = int | str

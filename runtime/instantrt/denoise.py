@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import perf_counter_ns, sleep
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from instantrt.contracts import (
     NOISE_ROWS,
-    OWN_TENSORS,
     STEP_ROWS,
     ModelDims,
     Precision,
     TensorSpec,
+    loop_buffer,
     network_contracts,
 )
 from instantrt.device import Buffer, Device, Event
@@ -88,6 +88,41 @@ class SlotInputs:
     masks: Mapping[str, Array]
 
 
+Place = Literal["slot", "rows", "guidance"]
+
+
+@dataclass(frozen=True)
+class SlotSource:
+    """Where one of the loop's buffers gets a slot's contents from.
+
+    Args:
+        buffer: the loop's buffer.
+        value: the contents.
+        place: ``slot``: all of ``buffer[slot]``; ``rows``: its first rows, as many as there are contents;
+            ``guidance``: ``buffer[g, slot]`` for each row g of the guidance batch.
+    """
+
+    buffer: str
+    value: Callable[[SlotInputs], Array | Buffer]
+    place: Place
+
+
+SLOT_SOURCES = (
+    SlotSource("latents", lambda inputs: inputs.latents, "slot"),
+    SlotSource("history", lambda inputs: np.zeros_like(inputs.latents), "slot"),
+    SlotSource("step", lambda _: np.zeros((), np.int32), "slot"),
+    SlotSource("step_table", lambda inputs: _hold_after(inputs.table.rows), "slot"),
+    SlotSource("noise", lambda inputs: inputs.noise[:NOISE_ROWS], "rows"),
+    SlotSource("time_embeddings_unet", lambda inputs: inputs.time_embeddings_unet, "rows"),
+    SlotSource("time_embeddings_identitynet", lambda inputs: inputs.time_embeddings_identitynet, "rows"),
+    SlotSource("text_kv_unet", lambda inputs: inputs.text_kv_unet, "guidance"),
+    SlotSource("face_kv_unet", lambda inputs: inputs.face_kv_unet, "guidance"),
+    SlotSource("face_kv_identitynet", lambda inputs: inputs.face_kv_identitynet, "guidance"),
+    SlotSource("control_features", lambda inputs: inputs.control_features, "slot"),
+)
+"""Every input of the loop but masks, which keep the names of the networks' inputs."""
+
+
 @dataclass(frozen=True)
 class LoopTimes:
     """Times of one run of the loop, one entry per network call."""
@@ -138,25 +173,18 @@ class DenoiseLoop:
 
     def load_slot(self, slot: int, inputs: SlotInputs) -> None:
         """Put one slot's inputs on the stream and set its step counter to 0; other slots are not touched."""
-        rows = len(inputs.table.rows)
-        put = self._put
-        put("latents", inputs.latents, slot)
-        put("history", np.zeros_like(inputs.latents), slot)
-        put("step", np.zeros((), np.int32), slot)
-        put("step_table", _hold_after(inputs.table.rows), slot)
-        if len(inputs.noise):
-            self._put_rows("noise", inputs.noise[:NOISE_ROWS], slot)
-        for network in ("unet", "identitynet"):
-            embeddings: Array | Buffer = getattr(inputs, f"time_embeddings_{network}")
-            if embeddings.shape[0] != rows:
-                raise ValueError(f"{embeddings.shape[0]} time embeddings for {rows} rows of the step table")
-            self._put_rows(f"time_embeddings_{network}", embeddings, slot)
-        for row in range(self.shape.guidance_batch):
-            for name in ("text_kv_unet", "face_kv_unet", "face_kv_identitynet"):
-                put(name, _row(getattr(inputs, name), row), row, slot)
-        put("control_features", inputs.control_features, slot)
+        _check_rows(inputs)
+        for source in SLOT_SOURCES:
+            value, buffer = source.value(inputs), self._buffers[source.buffer]
+            if source.place == "guidance":
+                for row in range(self.shape.guidance_batch):
+                    self._fill(buffer.at(row, slot), _entry(value, row))
+            elif source.place == "slot":
+                self._fill(buffer.at(slot), value)
+            elif value.shape[0]:
+                self._fill(buffer.at(slot).rows(value.shape[0]), value)
         for name, mask in inputs.masks.items():
-            put(name, mask[None], slot)
+            self._fill(self._buffers[name].at(slot), mask[None])
 
     def run(
         self, calls: int, on_call: Progress | None = None, cancelled: Callable[[], bool] | None = None
@@ -217,16 +245,10 @@ class DenoiseLoop:
     def _bind(self, engine: Engine) -> None:
         network = engine.contract
         for spec in (*network.inputs, *network.outputs):
-            engine.bind(spec.name, self._buffers[_buffer_name(network.name, spec.name)])
+            engine.bind(spec.name, self._buffers[loop_buffer(network.name, spec.name)])
 
     def _busy_ns(self) -> int:
         return sum(engine.busy_ns for engine in self._engines)
-
-    def _put(self, name: str, values: Array | Buffer, *index: int) -> None:
-        self._fill(self._buffers[name].at(*index), values)
-
-    def _put_rows(self, name: str, values: Array | Buffer, slot: int) -> None:
-        self._fill(self._buffers[name].at(slot).rows(values.shape[0]), values)
 
     def _fill(self, buffer: Buffer, values: Array | Buffer) -> None:
         if isinstance(values, np.ndarray):
@@ -286,20 +308,22 @@ class LoopRun:
                 self._on_call(self._done, total)
 
 
-def _row(values: Array | Buffer, row: int) -> Array | Buffer:
-    return values[row] if isinstance(values, np.ndarray) else values.at(row)
+def _entry(values: Array | Buffer, index: int) -> Array | Buffer:
+    return values[index] if isinstance(values, np.ndarray) else values.at(index)
 
 
-def _buffer_name(network: str, tensor: str) -> str:
-    """Networks share buffers by tensor name, except those that each network has of its own."""
-    return f"{tensor}_{network}" if tensor in OWN_TENSORS else tensor
+def _check_rows(inputs: SlotInputs) -> None:
+    rows = len(inputs.table.rows)
+    for embeddings in (inputs.time_embeddings_unet, inputs.time_embeddings_identitynet):
+        if embeddings.shape[0] != rows:
+            raise ValueError(f"{embeddings.shape[0]} time embeddings for {rows} rows of the step table")
 
 
 def _loop_specs(
     identitynet: tuple[TensorSpec, ...], unet: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> dict[str, TensorSpec]:
-    specs = {_buffer_name("identitynet", s.name): s for s in identitynet}
-    return specs | {_buffer_name("unet", s.name): s for s in (*unet, *outputs)}
+    specs = {loop_buffer("identitynet", s.name): s for s in identitynet}
+    return specs | {loop_buffer("unet", s.name): s for s in (*unet, *outputs)}
 
 
 def _hold_after(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from instantrt.cache import BoundedCache
 from instantrt.contracts import NetworkContract, Precision, TensorSpec, symbols_of
 from instantrt.device import Buffer
 from instantrt.engine import Target
@@ -31,7 +31,7 @@ class Network:
         self._contract = contract
         self._precision: Precision = precision
         self._engine = target.load(contract.name, {})
-        self._buffers: OrderedDict[tuple[int, ...], dict[str, Buffer]] = OrderedDict()
+        self._buffers: BoundedCache[tuple[int, ...], dict[str, Buffer]] = BoundedCache(MAX_SHAPES, _close)
 
     def __call__(self, inputs: Mapping[str, Array | Buffer]) -> dict[str, Array]:
         """:meth:`run`, its outputs downloaded as fresh arrays."""
@@ -45,7 +45,7 @@ class Network:
         The outputs stay on the device and are valid until the next call.
         """
         symbols = symbols_of(self._contract, {name: value.shape for name, value in inputs.items()})
-        buffers = self._kept(symbols)
+        buffers = self._buffers.get(tuple(symbols.values()), dict)
         for spec in self._contract.inputs:
             value = inputs[spec.name]
             if isinstance(value, np.ndarray):
@@ -63,16 +63,7 @@ class Network:
     def close(self) -> None:
         """Release engine and buffers; may be called more than once."""
         self._engine.close()
-        while self._buffers:
-            _close(self._buffers.popitem()[1])
-
-    def _kept(self, symbols: dict[str, int]) -> dict[str, Buffer]:
-        """The buffers of a shape, made the most recent; the least recent ones go."""
-        key = tuple(symbols.values())
-        self._buffers[key] = self._buffers.pop(key, {})
-        if len(self._buffers) > MAX_SHAPES:
-            _close(self._buffers.popitem(last=False)[1])
-        return self._buffers[key]
+        self._buffers.clear()
 
     def _buffer(self, buffers: dict[str, Buffer], spec: TensorSpec, symbols: dict[str, int]) -> Buffer:
         if spec.name not in buffers:

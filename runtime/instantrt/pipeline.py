@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -17,17 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt.bundle import Bundle
-from instantrt.conditioning.cache import CachedFaceStage
+from instantrt.cache import BoundedCache
+from instantrt.conditioning.cached_faces import CachedFaceStage
 from instantrt.conditioning.conditions import Conditions, condition_masks
-from instantrt.conditioning.face import FaceStage
-from instantrt.conditioning.identity import Identity, identity_from_photos
-from instantrt.conditioning.photo import decode_photo
-from instantrt.conditioning.styles import apply_style
 from instantrt.denoise import IN_FLIGHT, LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
 from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
 from instantrt.noise import TorchGenerator
-from instantrt.request import MAX_SEED, RANDOM_SEED, GenerateRequest
+from instantrt.prepare import Preparation, Prepared
+from instantrt.request import GenerateRequest
 from instantrt.result import GenerateResult, Timings
 from instantrt.samplers import StepTable, step_table
 from instantrt.stages import StageClock
@@ -37,26 +33,33 @@ MAX_LOOPS = 4  # shapes whose engines, buffers and graphs are kept
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request after its photos, style and seed are warmed_up and before any diffusion network runs.
+class RunOptions:
+    """What a caller wants of a run besides pictures; see :meth:`InstantID.run`."""
 
-    The reference pipeline starts from the same point, so both see the same inputs.
-    """
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] | None = None
+    keep_latents: bool = False
 
-    request: GenerateRequest
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    width: int
-    height: int
-    identity: Identity
+    def report(self, done: int, total: int) -> None:
+        """Hand on how many network calls are done."""
+        if self.progress is not None:
+            self.progress(done, total)
 
-    @property
-    def region(self) -> npt.NDArray[np.float32]:
-        """Where identity control acts, f32 [H, W]: the face box, or everywhere without ``enhance_face_region``."""
-        if self.request.enhance_face_region:
-            return self.identity.region
-        return np.ones((self.height, self.width), np.float32)
+    def of_batch(self, number: int, batches: int) -> RunOptions:
+        """For one of several batches of slots, whose progress is that of all of them."""
+        if self.progress is None or batches == 1:
+            return self
+        return replace(self, progress=lambda done, total: self.report(number * total + done, batches * total))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one batch of slots gave: pixels u8 [n, H, W, 3], latents f32 [n, 4, h, w], and those after each call."""
+
+    pixels: npt.NDArray[np.uint8]
+    latents: npt.NDArray[np.float32]
+    times: LoopTimes
+    latents_per_call: npt.NDArray[np.float32]
 
 
 class InstantID:
@@ -70,17 +73,15 @@ class InstantID:
         self._target = target
         self._eager = eager
         self._lock = Lock()
-        self._loops: OrderedDict[LoopShape, DenoiseLoop] = OrderedDict()
+        self._loops: BoundedCache[LoopShape, DenoiseLoop] = BoundedCache(MAX_LOOPS, DenoiseLoop.close)
         with ExitStack() as owned:
             owned.callback(target.close)
             self._clock = owned.enter_context(closing(StageClock(target.device)))
             self.conditions = owned.enter_context(closing(Conditions(bundle, target)))
-            detector, encoder, self._vae = (
-                owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision)))
-                for name in ("face_detector", "face_encoder", "vae_decoder")
-            )
-            self.faces = CachedFaceStage(FaceStage(bundle.dims, detector, encoder))
-            owned.callback(self._close_loops)
+            self._preparation = owned.enter_context(Preparation(bundle, target))
+            vae = Network(target, bundle.contracts["vae_decoder"], bundle.precision)
+            self._vae = owned.enter_context(closing(vae))
+            owned.callback(self._loops.clear)
             self._owned = owned.pop_all()
 
     @classmethod
@@ -151,13 +152,19 @@ class InstantID:
         """
         with self._lock:
             self._clock.restart()
-            return self._generate(self._prepare(request), progress, cancelled, keep_latents)
+            prepared = self._preparation.prepare(request, self._clock.stage)
+            return self._generate(prepared, RunOptions(progress, cancelled, keep_latents))
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Only the photo and face stages of a request."""
         with self._lock:
             self._clock.restart()
-            return self._prepare(request)
+            return self._preparation.prepare(request, self._clock.stage)
+
+    @property
+    def faces(self) -> CachedFaceStage:
+        """The face stage, which remembers recent photos."""
+        return self._preparation.faces
 
     def close(self) -> None:
         """Release everything; may be called more than once."""
@@ -171,66 +178,58 @@ class InstantID:
     ) -> None:
         self.close()
 
-    def _prepare(self, request: GenerateRequest) -> Prepared:
-        width, height = request.width, request.height
-        if width is None or height is None:
-            width, height = self.bundle.manifest.sizes.default
-        self.bundle.manifest.sizes.check(width, height)
-        prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
-        with self._clock.stage("photo"):
-            photo = decode_photo(request.face)
-            pose = None if request.pose is None else decode_photo(request.pose)
-        with self._clock.stage("face"):
-            identity = identity_from_photos(self.faces, photo, pose, width, height)
-        seed = secrets.randbelow(MAX_SEED + 1) if request.seed == RANDOM_SEED else request.seed
-        return Prepared(request, prompt, negative_prompt, seed, width, height, identity)
-
-    def _generate(
-        self,
-        prepared: Prepared,
-        progress: Progress | None,
-        cancelled: Callable[[], bool] | None,
-        keep_latents: bool,
-    ) -> GenerateResult:
+    def _generate(self, prepared: Prepared, options: RunOptions) -> GenerateResult:
         request, stage = prepared.request, self._clock.stage
-        table = step_table(request.sampler, request.steps, request.guidance_scale, self.bundle.scheduler)
+        table = step_table(
+            request.sampler,
+            request.steps,
+            request.guidance_scale,
+            self.bundle.scheduler,
+            (request.control_guidance_start, request.control_guidance_end),
+        )
         with stage("load"):
-            loop = self._loop(prepared)
+            loop = self._loop(request, prepared.width, prepared.height)
         slots, warnings = self._slots(prepared, table, loop.shape.guidance_batch)
-        calls = len(table.rows)
         batches = [slots[i : i + loop.shape.slots] for i in range(0, len(slots), loop.shape.slots)]
-        pixels, latents, times = [], [], []
-        steps: list[list[npt.NDArray[np.float32]]] = []  # by batch
-        for index, batch in enumerate(batches):
-            with stage("upload"):
-                for slot, inputs in enumerate(batch):
-                    loop.load_slot(slot, inputs)
-            told, in_flight = _shifted(progress, index * calls, len(batches) * calls), IN_FLIGHT
-            if keep_latents:
-                steps.append([])
-                told, in_flight = _keeping(told, loop, steps[-1]), 1
-            with stage("denoise"):
-                run = loop.launch(calls, told, cancelled, in_flight)
-            with stage("decode"):
-                images = self._vae.run({"latents": loop.latents_buffer})["images"]
-            times.append(run.finish())
-            with stage("download"):
-                found = self._target.device.download_all([images, loop.latents_buffer])
-            pixels.append(found[0][: len(batch)])
-            latents.append(found[1][: len(batch)])
+        made = [
+            self._denoise(loop, batch, options.of_batch(number, len(batches))) for number, batch in enumerate(batches)
+        ]
         return GenerateResult(
-            np.concatenate(pixels),
-            np.concatenate(latents),
+            np.concatenate([batch.pixels for batch in made]),
+            np.concatenate([batch.latents for batch in made]),
             prepared.seed,
             prepared.identity.keypoints,
             prepared.identity.warnings + warnings,
-            _timings(self._clock.read_ms(), times),
-            np.concatenate([np.stack(batch) for batch in steps], axis=1)[:, : len(slots)] if keep_latents else None,
+            _timings(self._clock.read_ms(), [batch.times for batch in made]),
+            np.concatenate([batch.latents_per_call for batch in made], axis=1) if options.keep_latents else None,
         )
+
+    def _denoise(self, loop: DenoiseLoop, batch: list[SlotInputs], options: RunOptions) -> _Batch:
+        """Load slots, launch the loop, decode. Nothing is waited for before all work is on the stream."""
+        stage, calls = self._clock.stage, max(len(inputs.table.rows) for inputs in batch)
+        with stage("upload"):
+            for slot, inputs in enumerate(batch):
+                loop.load_slot(slot, inputs)
+        kept: list[npt.NDArray[np.float32]] = []
+
+        def keep(done: int, total: int) -> None:
+            kept.append(loop.latents()[: len(batch)])
+            options.report(done, total)
+
+        on_call, in_flight = (keep, 1) if options.keep_latents else (options.progress, IN_FLIGHT)
+        with stage("denoise"):
+            run = loop.launch(calls, on_call, options.cancelled, in_flight)
+        with stage("decode"):
+            images = self._vae.run({"latents": loop.latents_buffer})["images"]
+        times = run.finish()
+        with stage("download"):
+            pixels, latents = self._target.device.download_all([images, loop.latents_buffer])
+        return _Batch(pixels[: len(batch)], latents[: len(batch)], times, np.array(kept, np.float32))
 
     def _slots(
         self, prepared: Prepared, table: StepTable, guidance_batch: int
     ) -> tuple[list[SlotInputs], tuple[str, ...]]:
+        """One slot's inputs for each sample, and warnings about the prompt."""
         request, conditions, stage = prepared.request, self.conditions, self._clock.stage
         with stage("text"):
             text = conditions.text(prepared.prompt, prepared.negative_prompt, guidance_batch)
@@ -249,11 +248,11 @@ class InstantID:
                 table=table,
                 latents=latents[sample],
                 noise=noise[:, sample],
-                time_embeddings_unet=times["unet"],
-                time_embeddings_identitynet=times["identitynet"],
-                text_kv_unet=kv["text_kv_unet"],
-                face_kv_unet=kv["face_kv_unet"],
-                face_kv_identitynet=kv["face_kv_identitynet"],
+                time_embeddings_unet=times.unet,
+                time_embeddings_identitynet=times.identitynet,
+                text_kv_unet=kv.text_kv_unet,
+                face_kv_unet=kv.face_kv_unet,
+                face_kv_identitynet=kv.face_kv_identitynet,
                 control_features=features,
                 masks=masks,
             )
@@ -276,46 +275,19 @@ class InstantID:
             draw[:] = generator.randn(shape)
         return latents, noise
 
-    def _loop(self, prepared: Prepared) -> DenoiseLoop:
-        shape = self._shape(prepared)
-        loop = self._loops.pop(shape, None)
-        if loop is None:
-            if len(self._loops) >= MAX_LOOPS:
-                self._loops.popitem(last=False)[1].close()
-            loop = DenoiseLoop(self._target, self.bundle.dims, self.bundle.precision, shape, eager=self._eager)
-        self._loops[shape] = loop
-        return loop
+    def _loop(self, request: GenerateRequest, width: int, height: int) -> DenoiseLoop:
+        shape = self._shape(request, width, height)
+        target, bundle, eager = self._target, self.bundle, self._eager
+        return self._loops.get(shape, lambda: DenoiseLoop(target, bundle.dims, bundle.precision, shape, eager=eager))
 
-    def _shape(self, prepared: Prepared) -> LoopShape:
+    def _shape(self, request: GenerateRequest, width: int, height: int) -> LoopShape:
         """The shape nearest to the request's that the target has: rather idle slots than several batches."""
-        samples, guidance_batch = prepared.request.samples, 2 if prepared.request.guidance_scale > 1 else 1
+        samples = request.samples
         most = max(samples, self.bundle.manifest.slots[1])
         slots = [*range(samples, most + 1), *range(samples - 1, 0, -1)]
-        shapes = [LoopShape(s, g, prepared.height, prepared.width) for g, s in product(range(guidance_batch, 3), slots)]
+        shapes = [LoopShape(s, g, height, width) for g, s in product(range(request.guidance_batch, 3), slots)]
         # With none, the first one's loading says what there is instead.
         return next((s for s in shapes if all(self._target.accepts(n, s.symbols) for n in LOOP_NETWORKS)), shapes[0])
-
-    def _close_loops(self) -> None:
-        while self._loops:
-            self._loops.popitem()[1].close()
-
-
-def _shifted(progress: Progress | None, done: int, total: int) -> Progress | None:
-    """Progress over all batches of a request."""
-    if progress is None:
-        return None
-    return lambda call, _calls: progress(done + call, total)
-
-
-def _keeping(progress: Progress | None, loop: DenoiseLoop, steps: list[npt.NDArray[np.float32]]) -> Progress:
-    """Progress that also appends the latents of all slots to ``steps``."""
-
-    def told(done: int, total: int) -> None:
-        steps.append(loop.latents())
-        if progress is not None:
-            progress(done, total)
-
-    return told
 
 
 def _timings(stages_ms: dict[str, float], times: list[LoopTimes]) -> Timings:

@@ -1,17 +1,33 @@
-"""What a caller asks for, checked before any work is done."""
+"""What a caller asks for, checked before any work is done. Defaults, ranges and names of samplers are said here alone.
+
+Imports nothing heavy, so that command lines and benchmarks can take them from here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from instantrt.conditioning.styles import NO_STYLE, STYLES
 from instantrt.errors import RequestError
-from instantrt.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from instantrt.conditioning.photo import PhotoSource
+
+SamplerName = Literal[
+    "euler",
+    "euler_ancestral",
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_2m_sde_karras",
+    "heun",
+    "lcm",
+    "euler_trailing",
+]
+SAMPLER_NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 
 MAX_SEED = 999_999_999_999_999
 RANDOM_SEED = -1
@@ -25,7 +41,7 @@ class Range:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low:g}-{self.high:g}"
+        return f"{self.low:.16g} to {self.high:.16g}"
 
 
 RANGES: dict[str, Range] = {
@@ -35,13 +51,15 @@ RANGES: dict[str, Range] = {
     "seed": Range(RANDOM_SEED, MAX_SEED),
     "identity_strength": Range(0, 1),
     "adapter_strength": Range(0, 1),
+    "control_guidance_start": Range(0, 1),
+    "control_guidance_end": Range(0, 1),
 }
 WHOLE_NUMBERS = frozenset({"samples", "steps", "seed"})
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One request for pictures of a person. Ranges are those of the HTTP API.
+    """One request for pictures of a person. Ranges are those of the HTTP API, see :data:`RANGES`.
 
     Args:
         face: the photo whose person is shown.
@@ -50,14 +68,16 @@ class GenerateRequest:
             checkpoint says so.
         style: a preset's name, see :data:`instantrt.conditioning.styles.STYLES`.
         pose: keypoints and face box come from this photo instead of ``face``.
-        samples: pictures, 1-4.
-        steps: denoising steps, 4-100.
-        guidance_scale: 1-25; 1 turns guidance off.
-        seed: 0 to 999999999999999, or -1 to draw one; the result says which.
-        sampler: a key of :data:`instantrt.samplers.SAMPLERS`.
-        identity_strength: IdentityNet's conditioning scale, 0-1.
-        adapter_strength: scale of the face attention, 0-1.
+        samples: pictures.
+        steps: denoising steps.
+        guidance_scale: 1 turns guidance off.
+        seed: -1 draws one; the result says which.
+        sampler: one of :data:`SAMPLER_NAMES`.
+        identity_strength: IdentityNet's conditioning scale.
+        adapter_strength: scale of the face attention.
         enhance_face_region: confine both to the face box.
+        control_guidance_start: share of the network calls after which IdentityNet starts, as in diffusers.
+        control_guidance_end: share of the network calls after which it stops.
         width: picture width in pixels, a multiple of 64; None takes the bundle's.
         height: picture height in pixels, likewise.
 
@@ -78,33 +98,62 @@ class GenerateRequest:
     identity_strength: float = 0.8
     adapter_strength: float = 0.8
     enhance_face_region: bool = True
+    control_guidance_start: float = 0.0
+    control_guidance_end: float = 1.0
     width: int | None = None
     height: int | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in RANGES.items():
-            _check_number(name, getattr(self, name), allowed)
-        for name in ("prompt", "negative_prompt"):
-            text = getattr(self, name)
-            if not isinstance(text, str) and not (text is None and name == "negative_prompt"):
-                raise RequestError(f"{name} must be a text", found=type(text).__name__)
+        for name in RANGES:
+            check_number(name, getattr(self, name))
+        _check_text("prompt", self.prompt)
+        if self.negative_prompt is not None:
+            _check_text("negative_prompt", self.negative_prompt)
         if not self.prompt.strip():
-            raise RequestError("the prompt is empty", hint="say what to render, e.g. 'portrait photo of a person'")
-        _check_known("style", self.style or NO_STYLE, STYLES)
-        _check_known("sampler", self.sampler, SAMPLERS)
+            raise RequestError(
+                "the prompt is empty", found=repr(self.prompt), hint="say what to render, e.g. 'portrait photo'"
+            )
+        check_known("style", NO_STYLE if self.style is None else self.style, STYLES)
+        check_known("sampler", self.sampler, SAMPLER_NAMES)
+        check_window(self.control_guidance_start, self.control_guidance_end)
         if (self.width is None) != (self.height is None):
-            raise RequestError("width and height belong together", found=f"width={self.width}, height={self.height}")
+            found = f"width={self.width}, height={self.height}"
+            raise RequestError("width and height belong together", found=found, hint="give both or neither")
+
+    @property
+    def guidance_batch(self) -> int:
+        """G: 2 with classifier-free guidance (negative, positive), 1 without."""
+        return 2 if self.guidance_scale > 1 else 1
 
 
-def _check_number(name: str, value: object, allowed: Range) -> None:
-    kinds = int if name in WHOLE_NUMBERS else (int, float)
+def check_number(name: str, value: object) -> None:
+    """Raise :class:`RequestError` unless ``value`` is a number that the field ``name`` may have."""
+    allowed, kinds = RANGES[name], int if name in WHOLE_NUMBERS else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value):
-        raise RequestError(f"{name} must be a {'whole ' if kinds is int else ''}number", found=repr(value))
+        kind = "whole number" if kinds is int else "number"
+        raise RequestError(f"{name} must be a {kind}", found=repr(value), hint=f"give one from {allowed}")
     if not allowed.low <= value <= allowed.high:
-        raise RequestError(f"{name} must be from {allowed.low} to {allowed.high}", found=repr(value))
+        raise RequestError(f"{name} must be from {allowed}", found=repr(value), hint="choose a value in that range")
 
 
-def _check_known(name: str, value: str, known: object) -> None:
-    names = list(known)  # type: ignore[call-overload]
+def check_known(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise :class:`RequestError` unless ``value`` is one of the ``known`` names."""
+    names = list(known)
     if value not in names:
-        raise RequestError(f"unknown {name} {value!r}", hint=f"use one of: {', '.join(names)}")
+        raise RequestError(f"unknown {name}", found=repr(value), hint=f"use one of: {', '.join(names)}")
+
+
+def check_window(start: float, end: float) -> None:
+    """diffusers' rule for its ControlNet pipelines: 0 <= start < end <= 1."""
+    check_number("control_guidance_start", start)
+    check_number("control_guidance_end", end)
+    if start >= end:
+        found = f"control_guidance_start={start}, control_guidance_end={end}"
+        raise RequestError(
+            "control_guidance_start must be below control_guidance_end", found=found, hint="e.g. 0 and 1"
+        )
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise RequestError(f"{name} must be a text", found=type(value).__name__, hint="give a str")

@@ -134,8 +134,8 @@ def test_no_negative_prompt_differs_from_an_empty_one(reference, inputs) -> None
         {"guidance_scale": 1.0},
         {"identity_strength": 1.0, "adapter_strength": 0.0},
         {"identity_strength": 0.0, "adapter_strength": 1.0},
-        {"steps": 5, "window": (0.2, 0.7)},
-        {"steps": 5, "window": (0.3, 0.9), "sampler": "heun"},
+        {"steps": 5, "control_guidance_start": 0.2, "control_guidance_end": 0.7},
+        {"steps": 5, "control_guidance_start": 0.3, "control_guidance_end": 0.9, "sampler": "heun"},
     ],
     ids=str,
 )
@@ -152,8 +152,8 @@ def test_equals_diffusers_controlnet_and_ip_adapter_fed_with_face_tokens(
         image=Image.fromarray(asked.control_image),
         ip_adapter_image_embeds=[torch.from_numpy(np.stack(rows))[:, None, None]],  # [G, images, length, width]
         controlnet_conditioning_scale=asked.identity_strength,
-        control_guidance_start=asked.window[0],
-        control_guidance_end=asked.window[1],
+        control_guidance_start=asked.control_guidance_start,
+        control_guidance_end=asked.control_guidance_end,
     )
     assert relative_error(reference.generate(asked).latents, expected) < 1e-5
 
@@ -233,7 +233,7 @@ def test_the_same_request_gives_the_same_bits(reference, inputs) -> None:
         {"guidance_scale": 2.0},
         {"identity_strength": 0.4},
         {"adapter_strength": 0.4},
-        {"window": (0.0, 0.5)},
+        {"control_guidance_end": 0.5},
         {"face_embedding": np.zeros(128, np.float32)},
         {"control_image": np.zeros((SIDE, SIDE, 3), np.uint8)},
     ],

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles.small import DIMS
-from instantrt.contracts import OWN_TENSORS, network_contracts
+from instantrt.contracts import loop_buffer, network_contracts
 from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, NetworkMemory, buffer_bytes, device_memory, fit_into
 
 GB = 10**9
@@ -36,9 +36,7 @@ def test_weights_add_up_and_the_arena_is_the_largest() -> None:
 
 def test_the_loop_shares_buffers_by_name_except_each_networks_own() -> None:
     loop = [c for c in CONTRACTS if c.stage == "denoise"]
-    tensors = {
-        (s.name if s.name not in OWN_TENSORS else (c.name, s.name)): s for c in loop for s in (*c.inputs, *c.outputs)
-    }
+    tensors = {loop_buffer(c.name, s.name): s for c in loop for s in (*c.inputs, *c.outputs)}
     assert buffer_bytes(loop, SYMBOLS, "fp16") == sum(s.size_bytes(SYMBOLS, "fp16") for s in tensors.values())
     assert len(tensors) < sum(len(c.inputs) + len(c.outputs) for c in loop)
     alone = [sum(s.size_bytes(SYMBOLS, "fp16") for s in (*c.inputs, *c.outputs)) for c in loop]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instantrt.conditioning.cache import Cache, CachedFaceStage, photo_digest
+from instantrt.cache import BoundedCache
+from instantrt.conditioning.cached_faces import CachedFaceStage, photo_digest
 from instantrt.conditioning.face import Face
 from instantrt.errors import NoFaceError
 
@@ -16,7 +17,7 @@ RNG = np.random.default_rng()
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 6))
 def test_a_cache_gives_what_was_made_and_keeps_the_latest(keys: list[int], capacity: int) -> None:
-    cache: Cache[int, int] = Cache(capacity)
+    cache: BoundedCache[int, int] = BoundedCache(capacity)
     recent: list[int] = []
     made = 0
 
@@ -36,10 +37,26 @@ def test_a_cache_gives_what_was_made_and_keeps_the_latest(keys: list[int], capac
 
 
 def test_nothing_is_remembered_of_a_failure() -> None:
-    cache: Cache[str, int] = Cache(2)
+    cache: BoundedCache[str, int] = BoundedCache(2)
     with pytest.raises(ZeroDivisionError):
         cache.get("a", lambda: 1 // 0)
     assert cache.get("a", lambda: 3) == 3
+
+
+def test_values_that_hold_memory_are_released_before_the_next_is_made_and_at_the_end() -> None:
+    events: list[str] = []
+    cache: BoundedCache[int, int] = BoundedCache(2, lambda value: events.append(f"released {value}"))
+
+    def make(key: int) -> int:
+        events.append(f"made {key}")
+        return key
+
+    for key in (1, 2, 1, 3):
+        cache.get(key, lambda key=key: make(key))
+    assert events == ["made 1", "made 2", "released 2", "made 3"]
+    cache.clear()
+    cache.clear()
+    assert events[4:] == ["released 1", "released 3"]
 
 
 class Stage:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from instantrt.conditioning.styles import NO_STYLE, STYLES, apply_style
 from instantrt.errors import RequestError
-from instantrt.request import RANGES, WHOLE_NUMBERS, GenerateRequest
+from instantrt.request import RANGES, SAMPLER_NAMES, WHOLE_NUMBERS, GenerateRequest
+from instantrt.samplers import SAMPLERS
 
 
 def request(**fields: Any) -> GenerateRequest:
@@ -24,14 +25,42 @@ def test_defaults_are_those_of_the_http_api() -> None:
     assert (made.identity_strength, made.adapter_strength, made.enhance_face_region) == (0.8, 0.8, True)
 
 
-@pytest.mark.parametrize("name", RANGES)
-def test_both_ends_of_a_range_are_allowed_and_what_lies_outside_is_not(name: str) -> None:
-    allowed = RANGES[name]
-    for value in (allowed.low, allowed.high):
-        request(**{name: int(value) if name in WHOLE_NUMBERS else value})
-    for value in (allowed.low - 1, allowed.high + 1):
-        with pytest.raises(RequestError, match=rf"{name} must be from {allowed.low} to {allowed.high}"):
-            request(**{name: int(value) if name in WHOLE_NUMBERS else value})
+ENDS = [  # of the HTTP API's page; diffusers' for the window
+    ("samples", 1, 4, 1),
+    ("steps", 4, 100, 1),
+    ("guidance_scale", 1, 25, 1e-6),
+    ("seed", -1, 999_999_999_999_999, 1),
+    ("identity_strength", 0, 1, 1e-6),
+    ("adapter_strength", 0, 1, 1e-6),
+    ("control_guidance_start", 0, None, 1e-6),
+    ("control_guidance_end", None, 1, 1e-6),
+]
+
+
+@pytest.mark.parametrize(("name", "low", "high", "beyond"), ENDS)
+def test_both_ends_of_a_range_are_allowed_and_what_lies_outside_is_not(
+    name: str, low: float | None, high: float | None, beyond: float
+) -> None:
+    for end, outside in ((low, -beyond), (high, beyond)):
+        if end is not None:
+            request(**{name: end})
+            with pytest.raises(RequestError, match=f"{name} must be from"):
+                request(**{name: end + outside})
+
+
+def test_every_range_has_its_ends_tested() -> None:
+    assert {name for name, *_ in ENDS} == set(RANGES)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.8, 0.2), (1, 1), (0, 0)])
+def test_identitynet_stops_after_it_starts(start: float, end: float) -> None:
+    with pytest.raises(RequestError, match="must be below control_guidance_end"):
+        request(control_guidance_start=start, control_guidance_end=end)
+
+
+def test_guidance_above_1_makes_a_batch_of_two() -> None:
+    assert request(guidance_scale=1).guidance_batch == 1
+    assert request(guidance_scale=1.01).guidance_batch == 2
 
 
 @pytest.mark.parametrize("name", RANGES)
@@ -58,6 +87,10 @@ def test_an_unknown_style_or_sampler_lists_the_known_ones() -> None:
         request(style="Film Noire")
     with pytest.raises(RequestError, match="euler_ancestral"):
         request(sampler="plms")
+
+
+def test_every_sampler_that_can_be_asked_for_exists() -> None:
+    assert list(SAMPLERS) == list(SAMPLER_NAMES)
 
 
 def test_width_needs_height() -> None:

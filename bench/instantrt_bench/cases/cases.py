@@ -16,11 +16,11 @@ from instantrt_bench.cases.manifest import Manifest, PhotoEntry, PromptEntry
 class Settings:
     """What all cases share."""
 
-    steps: int = 10
-    guidance_scale: float = 5.0
-    identity_strength: float = 0.8
-    adapter_strength: float = 0.8
-    enhance_face_region: bool = True
+    steps: int = GenerateRequest.steps
+    guidance_scale: float = GenerateRequest.guidance_scale
+    identity_strength: float = GenerateRequest.identity_strength
+    adapter_strength: float = GenerateRequest.adapter_strength
+    enhance_face_region: bool = GenerateRequest.enhance_face_region
     size: tuple[int, int] | None = None  # width, height; None takes the bundle's
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from instantrt.cli.arguments import parse_positive, parse_seed
 from instantrt.cli.command import Command, ExitStatus
-from instantrt.samplers import SAMPLERS
+from instantrt.request import SAMPLER_NAMES
 from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments
 
 DEFAULT_SAMPLERS = ("euler", "heun", "dpmpp_2m_sde_karras", "lcm")  # one of each kind: plain, two calls, history, noise
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samplers",
         nargs="+",
-        choices=SAMPLERS,
+        choices=SAMPLER_NAMES,
         metavar="NAME",
-        help=f"any of {', '.join(SAMPLERS)} (default: {' '.join(DEFAULT_SAMPLERS)})",
+        help=f"any of {', '.join(SAMPLER_NAMES)} (default: {' '.join(DEFAULT_SAMPLERS)})",
     )
     parser.add_argument("--draws", type=parse_positive, help="random inputs of each network (default: %(default)s)")
     limits = parser.add_argument_group(

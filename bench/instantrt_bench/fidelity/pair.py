@@ -34,7 +34,7 @@ class Comparison:
 
 
 def reference_inputs(prepared: Prepared) -> ReferenceInputs:
-    """The reference's inputs from where the runtime's own path begins: after photos, style and seed are warmed_up."""
+    """The reference's inputs from where the runtime's own path begins: after photos, style and seed are decided."""
     request = prepared.request
     return ReferenceInputs(
         prompt=prepared.prompt,
@@ -49,6 +49,8 @@ def reference_inputs(prepared: Prepared) -> ReferenceInputs:
         samples=request.samples,
         identity_strength=request.identity_strength,
         adapter_strength=request.adapter_strength,
+        control_guidance_start=request.control_guidance_start,
+        control_guidance_end=request.control_guidance_end,
     )
 
 

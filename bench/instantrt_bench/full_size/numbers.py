@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from instantrt.contracts import OWN_TENSORS, ModelDims, network_contracts
+from instantrt.contracts import ModelDims, loop_buffer, network_contracts
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.measure import run_measured
 from instantrt_bench.full_size.scales import SCALES, Scale
@@ -99,7 +99,7 @@ def one_step(dims: ModelDims, run: Run, px: int, seed: int) -> dict[str, Array]:
     symbols = {"B": 1, "G": 2, "H": px, "W": px}
     rng = np.random.default_rng(seed)
     inputs = {name: random_inputs(contracts[name], symbols, "fp32", rng) for name in LOOP}
-    shared = {name: value for name, value in inputs["identitynet"].items() if name not in OWN_TENSORS}
+    shared = {name: value for name, value in inputs["identitynet"].items() if loop_buffer("identitynet", name) == name}
     residuals = run("identitynet", inputs["identitynet"])
     gc.collect()
     known = inputs["unet"] | {name: value for name, value in shared.items() if name in inputs["unet"]} | residuals

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from instantrt.cli.arguments import parse_seed
 from instantrt.cli.command import Command, ExitStatus
-from instantrt.request import GenerateRequest
-from instantrt.samplers import SAMPLERS
+from instantrt.request import SAMPLER_NAMES, GenerateRequest
 from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments
 
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_case_arguments(parser)
     parser.add_argument("--seeds", type=parse_seed, nargs="+", metavar="N", help="(default: 1 2 3 4)")
-    parser.add_argument("--sampler", choices=SAMPLERS, metavar="NAME", help="(default: %(default)s)")
+    parser.add_argument("--sampler", choices=SAMPLER_NAMES, metavar="NAME", help="(default: %(default)s)")
     parser.add_argument(
         "--insightface",
         metavar="FOLDER",

@@ -99,7 +99,7 @@ def compare_conditions(
         embedding: the reference's, see :class:`CheckpointEncoder`.
     """
     ours = prepared.identity.embedding
-    guidance_batch = 2 if prepared.request.guidance_scale > 1 else 1
+    guidance_batch = prepared.request.guidance_batch
     tokens = runtime.conditions.face_tokens(ours, guidance_batch)  # [G, 16, width]
     rows = np.stack([np.zeros_like(embedding), embedding])[2 - guidance_batch :]  # the negative row is told of nobody
     with torch.inference_mode():

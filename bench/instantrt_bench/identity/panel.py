@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from instantrt.conditioning.cache import FoundFace
+from instantrt.conditioning.cached_faces import FoundFace
 from instantrt.errors import NoFaceError
 from instantrt_bench.identity.judges.judge import Embedding, Judge, euclidean
 from instantrt_bench.results.metrics import cosine

@@ -90,7 +90,7 @@ class Roofline:
 def stage_costs(bundle: Bundle, scenario: Scenario) -> dict[str, Cost]:
     """What one execution of each stage costs: one call of the loop's networks, one of the VAE's."""
     slots = min(scenario.samples, bundle.manifest.slots[1])
-    guidance_batch = 2 if scenario.guidance_scale > 1 else 1
+    guidance_batch = scenario.request(b"", "of this size").guidance_batch
     symbols = {"B": slots, "G": guidance_batch, "W": scenario.width, "H": scenario.height}
     return {stage: _sum(bundle, stage, symbols) for stage in ("denoise", "decode")}
 

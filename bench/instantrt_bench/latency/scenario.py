@@ -26,12 +26,12 @@ SEED = 42
 class Scenario:
     """One kind of request, end to end: photo bytes in, JPEG files out."""
 
-    steps: int = 10
-    samples: int = 1
-    guidance_scale: float = 5.0
+    steps: int = GenerateRequest.steps
+    samples: int = GenerateRequest.samples
+    guidance_scale: float = GenerateRequest.guidance_scale
     width: int = 128
     height: int = 128
-    sampler: str = "euler"
+    sampler: str = GenerateRequest.sampler
 
     def __post_init__(self) -> None:
         self.request(b"", "checked")  # raises RequestError for values out of range

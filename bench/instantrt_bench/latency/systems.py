@@ -14,9 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from instantrt import GenerateRequest, InstantID
-from instantrt.bundle import Bundle
 from instantrt.errors import RequestError
-from instantrt_bench.latency.face_front import FaceFront
+from instantrt.prepare import Preparation
 from instantrt_bench.results.files import REFERENCE_COMPILED, REFERENCE_EAGER, TARGET_OF
 
 JPEG_QUALITY = 95
@@ -140,12 +139,12 @@ class ReferenceSystem:
         if spec.name == REFERENCE_COMPILED:
             self._reference.compile()
         self._inputs = reference_inputs
-        self._faces = FaceFront(Bundle.open(spec.bundle), spec.threads)
+        self._preparation = Preparation.load(spec.bundle, threads=spec.threads)
 
     def run(self, request: GenerateRequest) -> Sample:
         """Answer one request, timed."""
         start, cpu = time.perf_counter(), time.process_time()
-        prepared = self._faces.prepare(request)
+        prepared = self._preparation.prepare(request)
         faces_at = time.perf_counter()
         result = self._reference.generate(self._inputs(prepared))
         pixels_at = time.perf_counter()
@@ -168,7 +167,7 @@ class ReferenceSystem:
 
     def close(self) -> None:
         """Release the face networks."""
-        self._faces.close()
+        self._preparation.close()
 
 
 def encode_jpegs(pixels: npt.NDArray[np.uint8]) -> list[bytes]:

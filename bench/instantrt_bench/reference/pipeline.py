@@ -23,6 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from instantrt.request import GenerateRequest
 from instantrt_bench.reference.attention import FaceAttention, install_face_attention, set_face_control
 from instantrt_bench.reference.projection import image_projection_from
 from instantrt_bench.reference.schedulers import scheduler_for
@@ -36,7 +37,7 @@ class ReferenceInputs:
     """One request, with the face stage's results in place of photos.
 
     ``control_image`` sets the size of the picture. Without ``region_mask`` identity control acts everywhere.
-    IdentityNet is on at network call i of n unless ``i/n < window[0]`` or ``(i+1)/n > window[1]``.
+    IdentityNet is off at network call i of n if ``i/n < control_guidance_start`` or ``(i+1)/n > control_guidance_end``.
     """
 
     prompt: str
@@ -44,14 +45,15 @@ class ReferenceInputs:
     control_image: npt.NDArray[np.uint8]  # [H, W, 3], the keypoint picture
     negative_prompt: str | None = None  # None and "" differ where the checkpoint forces zeros for no prompt
     region_mask: npt.NDArray[np.float32] | None = None  # [H, W]
-    steps: int = 30
-    guidance_scale: float = 5.0
-    sampler: str = "euler"  # a key of reference_schedulers.SCHEDULERS
+    steps: int = GenerateRequest.steps
+    guidance_scale: float = GenerateRequest.guidance_scale
+    sampler: str = GenerateRequest.sampler
     seed: int = 0
-    samples: int = 1
-    identity_strength: float = 0.8
-    adapter_strength: float = 0.8
-    window: tuple[float, float] = (0.0, 1.0)
+    samples: int = GenerateRequest.samples
+    identity_strength: float = GenerateRequest.identity_strength
+    adapter_strength: float = GenerateRequest.adapter_strength
+    control_guidance_start: float = GenerateRequest.control_guidance_start
+    control_guidance_end: float = GenerateRequest.control_guidance_end
 
     def __post_init__(self) -> None:
         size = self.control_image.shape[:2]
@@ -64,7 +66,7 @@ class ReferenceInputs:
 
     @property
     def guided(self) -> bool:
-        """Whether there are two guidance batch."""
+        """Whether there is classifier-free guidance: two rows in the guidance batch."""
         return self.guidance_scale > 1.0
 
 
@@ -245,7 +247,7 @@ class Reference:
         latents = self._initial_noise(inputs, generator) * scheduler.init_noise_sigma
         steps: list[torch.Tensor] = []
         for i, timestep in enumerate(scheduler.timesteps):
-            scale = inputs.identity_strength * _window(i, len(scheduler.timesteps), inputs.window)
+            scale = inputs.identity_strength * _control_keep(i, len(scheduler.timesteps), inputs)
 
             def step(x: torch.Tensor = latents, t: torch.Tensor = timestep, scale: float = scale) -> torch.Tensor:
                 eps = self._predict(scheduler.scale_model_input(x, t), t, scale, inputs, conditions, clock)
@@ -313,9 +315,9 @@ class Reference:
         return np.asarray((pixels * 255).round(), dtype=np.uint8)
 
 
-def _window(call: int, calls: int, window: tuple[float, float]) -> float:
+def _control_keep(call: int, calls: int, inputs: ReferenceInputs) -> float:
     """1.0 where IdentityNet is on, else 0.0."""
-    start, end = window
+    start, end = inputs.control_guidance_start, inputs.control_guidance_end
     return 0.0 if call / calls < start or (call + 1) / calls > end else 1.0
 
 

@@ -13,7 +13,7 @@ from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.bundles import add_bundle_arguments, find_bundle
 from instantrt.cli.command import Command, ExitStatus, ProgressDisplay, print_json
 from instantrt.errors import RequestError
-from instantrt.request import RANGES, GenerateRequest
+from instantrt.request import RANGES, SAMPLER_NAMES, GenerateRequest
 
 if TYPE_CHECKING:
     from instantrt.result import GenerateResult
@@ -41,6 +41,8 @@ class GenerateOptions:
     identity_strength: float = GenerateRequest.identity_strength
     adapter_strength: float = GenerateRequest.adapter_strength
     enhance_face_region: bool = GenerateRequest.enhance_face_region
+    control_guidance_start: float = GenerateRequest.control_guidance_start
+    control_guidance_end: float = GenerateRequest.control_guidance_end
     size: tuple[int, int] | None = None
     target: str = "onnxruntime"
     threads: int | None = None
@@ -71,14 +73,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", metavar="TEXT")
     parser.add_argument("--style", metavar="NAME")
     parser.add_argument("--pose", metavar="PHOTO", help="keypoints and face box come from this photo instead")
-    parser.add_argument("--samples", type=int, help=str(RANGES["samples"]))
-    parser.add_argument("--steps", type=int, help=str(RANGES["steps"]))
-    parser.add_argument("--guidance-scale", type=float, help=f"{RANGES['guidance_scale']}, 1 turns guidance off")
-    parser.add_argument("--sampler")
+    parser.add_argument("--samples", type=int, help=f"{RANGES['samples']} (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help=f"{RANGES['steps']} (default: %(default)s)")
+    parser.add_argument(
+        "--guidance-scale", type=float, help=f"{RANGES['guidance_scale']}, 1 turns guidance off (default: %(default)s)"
+    )
+    parser.add_argument("--sampler", metavar="NAME", help=f"any of {', '.join(SAMPLER_NAMES)} (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="-1 draws one")
-    parser.add_argument("--identity-strength", type=float, help=str(RANGES["identity_strength"]))
-    parser.add_argument("--adapter-strength", type=float, help=str(RANGES["adapter_strength"]))
+    parser.add_argument("--identity-strength", type=float, help=f"{RANGES['identity_strength']} (default: %(default)s)")
+    parser.add_argument("--adapter-strength", type=float, help=f"{RANGES['adapter_strength']} (default: %(default)s)")
     parser.add_argument("--enhance-face-region", action=argparse.BooleanOptionalAction)
+    parser.add_argument(
+        "--control-guidance-start", type=float, help="share of the steps after which IdentityNet starts"
+    )
+    parser.add_argument("--control-guidance-end", type=float, help="share of the steps before it stops")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="default: the bundle's")
     parser.add_argument("--target")
     parser.add_argument("--threads", type=int, help="CPU threads one network may use (onnxruntime)")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt.bundle import Bundle
-from instantrt.conditioning.cache import Cache
+from instantrt.cache import BoundedCache
 from instantrt.conditioning.masks import adapter_mask, control_mask
 from instantrt.conditioning.text import PromptTokenizer
 from instantrt.contracts import ModelDims
@@ -45,6 +45,23 @@ class EncodedText:
     lost: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TimeEmbeddings:
+    """Outputs of ``time_embedding``: [n, G, width] for each of the loop's networks."""
+
+    unet: Buffer
+    identitynet: Buffer
+
+
+@dataclass(frozen=True)
+class KeysAndValues:
+    """Outputs of ``cross_attention``: [G, tokens, width], all attentions of a network side by side."""
+
+    text_kv_unet: Buffer
+    face_kv_unet: Buffer
+    face_kv_identitynet: Buffer
+
+
 class Conditions:
     """Runs the conditioning networks and remembers recent texts and faces. Owns its engines."""
 
@@ -55,8 +72,8 @@ class Conditions:
             PromptTokenizer(bundle.file(f"{folder}/tokenizer.json"), bundle.file(f"{folder}/tokenizer_config.json"))
             for folder in TOKENIZERS
         ]
-        self.texts: Cache[str, EncodedText] = Cache(PROMPTS)
-        self.faces: Cache[bytes, Array] = Cache(FACES)
+        self.texts: BoundedCache[str, EncodedText] = BoundedCache(PROMPTS)
+        self.faces: BoundedCache[bytes, Array] = BoundedCache(FACES)
         with ExitStack() as owned:
 
             def network(name: str) -> Network:
@@ -74,15 +91,14 @@ class Conditions:
 
         A negative prompt of None gives zeros if the checkpoint asks for it, as in diffusers; "" is encoded.
         """
-        texts = [self._remembered(t) for t in ([prompt] if guidance_batch == 1 else [negative_prompt or "", prompt])]
+        texts = [self._cached(t) for t in ([prompt] if guidance_batch == 1 else [negative_prompt or "", prompt])]
         tokens = np.stack([text.tokens for text in texts])
         pooled = np.stack([text.pooled for text in texts])
         if guidance_batch == 2 and negative_prompt is None and self._force_zeros:
             tokens[0], pooled[0] = 0, 0
         lost = dict.fromkeys(end for text in texts for end in text.lost)  # each once, in order
-        return TextConditions(
-            tokens, pooled, tuple(f"the prompt is too long for CLIP's 77 tokens, ignored: {end!r}" for end in lost)
-        )
+        warnings = tuple(f"the prompt is too long for CLIP's 77 tokens, ignored: {end!r}" for end in lost)
+        return TextConditions(tokens, pooled, warnings)
 
     def face_tokens(self, embedding: Array, guidance_batch: int) -> Array:
         """Face tokens [G, 16, width]; the negative row is the projection of a zero embedding."""
@@ -93,20 +109,21 @@ class Conditions:
         """Features [channels, H/8, W/8] of a keypoint picture u8 [H, W, 3]; on the device until the next call."""
         return self._control_embedding.run({"image": control_image[None]})["features"].at(0)
 
-    def time_embeddings(self, table: StepTable, pooled: Array, width: int, height: int) -> dict[str, Buffer]:
-        """One time embedding [n, G, width] per row of the table, for ``unet`` and ``identitynet``.
+    def time_embeddings(self, table: StepTable, pooled: Array, width: int, height: int) -> TimeEmbeddings:
+        """One time embedding per row of the table for each of the loop's networks.
 
         They stay on the device and are valid until the next call.
         """
         time_ids = np.asarray([[height, width, 0, 0, height, width]] * len(pooled), np.float32)
-        return self._time_embedding.run({"timesteps": table.timesteps, "pooled": pooled, "time_ids": time_ids})
+        inputs = {"timesteps": table.timesteps, "pooled": pooled, "time_ids": time_ids}
+        return TimeEmbeddings(**self._time_embedding.run(inputs))
 
-    def cross_attention(self, text_tokens: Array, face_tokens: Array) -> dict[str, Buffer]:
-        """Keys and values of all cross-attentions: ``text_kv_unet``, ``face_kv_unet``, ``face_kv_identitynet``.
+    def cross_attention(self, text_tokens: Array, face_tokens: Array) -> KeysAndValues:
+        """Keys and values of all cross-attentions.
 
         They stay on the device and are valid until the next call.
         """
-        return self._cross_attention.run({"text_tokens": text_tokens, "face_tokens": face_tokens})
+        return KeysAndValues(**self._cross_attention.run({"text_tokens": text_tokens, "face_tokens": face_tokens}))
 
     def close(self) -> None:
         """Release the engines; may be called more than once."""
@@ -119,7 +136,7 @@ class Conditions:
     def _project(self, embedding: Array) -> Array:
         return self._image_projection({"embedding": embedding})["tokens"]
 
-    def _remembered(self, text: str) -> EncodedText:
+    def _cached(self, text: str) -> EncodedText:
         """Texts are encoded one by one, so that what a text gives does not depend on what it came with."""
         return self.texts.get(text, lambda: self._encode(text))
 

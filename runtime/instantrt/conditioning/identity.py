@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from instantrt.conditioning.cache import CachedFaceStage
+from instantrt.conditioning.cached_faces import CachedFaceStage
 from instantrt.conditioning.face import Face
 from instantrt.conditioning.framing import frame_photo
 from instantrt.conditioning.keypoints import draw_keypoints
@@ -45,13 +45,12 @@ def identity_from_photos(
     Raises:
         NoFaceError: no face in one of the photos.
     """
-    found, embedding = faces.read(photo, "face photo")
-    warnings = _several("face photo", found.count)
-    source = photo
+    largest, embedding = faces.read(photo, "face photo")
+    warnings, placed_as = _several("face photo", largest.count), photo
     if pose is not None:
-        found, source = faces.find(pose, "pose photo"), pose
-        warnings += _several("pose photo", found.count)
-    keypoints, box = _place(found.face, source, width, height)
+        largest, placed_as = faces.find(pose, "pose photo"), pose
+        warnings += _several("pose photo", largest.count)
+    keypoints, box = _place(largest.face, placed_as, width, height)
     return Identity(
         embedding,
         draw_keypoints(keypoints, width, height),

@@ -14,10 +14,10 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
-from instantrt.contracts import NOISE_ROWS
 from instantrt.errors import BundleError
+from instantrt.request import RANGES
 
-MAX_STEPS = NOISE_ROWS
+MAX_STEPS = int(RANGES["steps"].high)
 
 # Classes whose configs describe a variance-preserving discrete noise schedule. EDM and flow-matching configs do not.
 KNOWN_CLASSES = frozenset(

@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from instantrt.contracts import STEP_COLUMNS
-from instantrt.errors import BundleError, RequestError
-from instantrt.samplers.config import MAX_STEPS, Scheduler, SchedulerConfig, Settings
+from instantrt.errors import BundleError
+from instantrt.request import SamplerName, check_known, check_number, check_window
+from instantrt.samplers.config import Scheduler, SchedulerConfig, Settings
 from instantrt.samplers.ddim import DDIM, ddim_rows
 from instantrt.samplers.dpmpp import DPM_SOLVER_MULTISTEP, dpmpp_2m_rows
 from instantrt.samplers.euler import EULER, EULER_ANCESTRAL, euler_ancestral_rows, euler_rows
 from instantrt.samplers.heun import HEUN, heun_rows
 from instantrt.samplers.lcm import LCM, lcm_rows
 from instantrt.samplers.rows import Row, Rows
-
-MIN_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _dpmpp_2m(algorithm_type: str, *, karras: bool) -> Sampler:
     )
 
 
-SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
+SAMPLERS: Mapping[SamplerName, Sampler] = MappingProxyType(
     {
         "euler": _sampler(EULER, euler_rows),
         "euler_ancestral": _sampler(EULER_ANCESTRAL, euler_ancestral_rows),
@@ -112,17 +112,20 @@ def step_table(
 
     Args:
         sampler: a name of ``SAMPLERS``.
-        steps: denoising steps, 4 to 100.
+        steps: denoising steps.
         guidance_scale: classifier-free guidance; the prediction is negative + guidance_scale * (positive - negative).
         scheduler: the checkpoint's scheduler config.
-        window: the part of the run, as fractions 0 <= start < end <= 1, in which IdentityNet is on.
+        window: ``control_guidance_start`` and ``control_guidance_end`` of the request.
 
     Raises:
         RequestError: a value is out of range, or the sampler is unknown.
         BundleError: the sampler cannot be made from this scheduler config.
     """
-    _check_request(sampler, steps, guidance_scale, window)
-    chosen = SAMPLERS[sampler]
+    check_known("sampler", sampler, SAMPLERS)
+    check_number("steps", steps)
+    check_number("guidance_scale", guidance_scale)
+    check_window(*window)
+    chosen = SAMPLERS[cast(SamplerName, sampler)]
     settings = scheduler.settings(chosen.scheduler, chosen.overrides)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         rows, timesteps, init_noise_sigma, noise_draws = _made(sampler, chosen, settings, steps)
@@ -152,15 +155,3 @@ def _window_rows(count: int, window: tuple[float, float]) -> list[bool]:
     """Which rows IdentityNet is on for; the comparison is the one of diffusers' ControlNet pipelines."""
     start, end = window
     return [not (i / count < start or (i + 1) / count > end) for i in range(count)]
-
-
-def _check_request(sampler: str, steps: int, guidance_scale: float, window: tuple[float, float]) -> None:
-    if sampler not in SAMPLERS:
-        raise RequestError("unknown sampler", found=repr(sampler), hint="use one of: " + ", ".join(SAMPLERS))
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not MIN_STEPS <= steps <= MAX_STEPS:
-        raise RequestError(f"steps must be a whole number from {MIN_STEPS} to {MAX_STEPS}", found=repr(steps))
-    if not isfinite(guidance_scale):
-        raise RequestError("guidance_scale must be a finite number", found=repr(guidance_scale))
-    start, end = window
-    if not 0 <= start < end <= 1:
-        raise RequestError("the control window must be 0 <= start < end <= 1", found=f"{start}..{end}")
