@@ -58,7 +58,7 @@ class Demo:
         return (self.times.comparison["foreign_cpus"] or 0.0) <= MAX_FOREIGN_CPUS
 
     def latency_ms(self, system: str) -> float:
-        """The median."""
+        """Median latency of that system."""
         return float(self.times.systems[system].summary["latency_ms"]["p50"])
 
 
@@ -92,12 +92,12 @@ def _run(options: argparse.Namespace) -> tuple[Demo, str]:
     ]
     with Fleet(specs) as fleet:
         runtime, reference = (fleet.worker(spec.name)[0].run(prepared.request).sample for spec in specs)
-        found = measure(fleet, scenario, requests, Rules(warm_up=1, min_samples=RUNS, max_samples=RUNS))
-    for track in found.tracks.values():
+        measured = measure(fleet, scenario, requests, Rules(warm_up=1, min_samples=RUNS, max_samples=RUNS))
+    for track in measured.tracks.values():
         if not track.running:
             raise WorkerError(f"{track.name}: {track.error}")
     note = TEST_CHECKPOINT if bundle.dims.token_width < SDXL_TOKEN_WIDTH else ""
-    return Demo(prepared, runtime, reference, scenario_result(found), options.threads), note
+    return Demo(prepared, runtime, reference, scenario_result(measured), options.threads), note
 
 
 def _head_photo() -> bytes:

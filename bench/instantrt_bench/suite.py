@@ -49,17 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     steps = list(_run_all(commands(options), options.out))
     files = {step.kind: options.out / f"{step.kind}.json" for step in steps}
-    found = {kind: read_results(path) for kind, path in files.items() if path.exists()}
-    for results in found.values():
+    by_kind = {kind: read_results(path) for kind, path in files.items() if path.exists()}
+    for results in by_kind.values():
         keep(results, options.out / HISTORY)
     overview = options.out / "bench.json"
     overview.parent.mkdir(parents=True, exist_ok=True)
-    overview.write_text(json.dumps(bench_figures(found, steps), indent=1) + "\n", encoding="utf-8")
+    overview.write_text(json.dumps(bench_figures(by_kind, steps), indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"{overview}\n")
     statuses = [step.status for step in reversed(steps) if step.status == ExitStatus.INTERRUPTED]
     statuses += [step.status for step in steps]
-    if found:
-        statuses.append(_report([files[kind] for kind in found], options.out))
+    if by_kind:
+        statuses.append(_report([files[kind] for kind in by_kind], options.out))
     return next((status for status in statuses if status), 0)
 
 
@@ -107,12 +107,12 @@ def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
     }
 
 
-def bench_figures(found: Mapping[str, ResultFile], steps: Sequence[Step]) -> dict[str, Any]:
+def bench_figures(by_kind: Mapping[str, ResultFile], steps: Sequence[Step]) -> dict[str, Any]:
     """The figures that matter most, with sample counts; None for what was not measured or cannot be judged."""
-    summaries: dict[str, dict[str, Any]] = {kind: results.summary for kind, results in found.items()}
+    summaries: dict[str, dict[str, Any]] = {kind: results.summary for kind, results in by_kind.items()}
     latency, fidelity, identity = (summaries.get(kind, {}) for kind in ("latency", "fidelity", "identity"))
     ratio = latency.get("ratio_eager", {}).get(RUNTIME_ONNXRUNTIME, {})
-    any_file = next(iter(found.values()), None)
+    any_file = next(iter(by_kind.values()), None)
     return {
         "latency_ratio_eager": ratio.get("estimate"),
         "latency_ratio_eager_interval": [ratio["low"], ratio["high"]] if ratio else None,

@@ -54,13 +54,13 @@ def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Man
     """
     check_within(options, manifest)
     extents: dict[str, Extent] = {"B": options.slots, "R": PROMPTS, "T": TIMESTEPS, "n": FACES}
-    found: list[Profile] = []
+    profiles: list[Profile] = []
     guidance_batch = options.guidance_batch if "G" in contract.symbols else (1,)
     sizes = _size_extents(options, manifest) if "H" in contract.symbols else [(_fixed(1), _fixed(1))]
     for (width, height), rows in product(sizes, guidance_batch):
         all_extents = {**extents, "G": _fixed(rows), "W": width, "H": height}
-        found.append({symbol: all_extents[symbol] for symbol in contract.symbols})
-    return tuple(found)
+        profiles.append({symbol: all_extents[symbol] for symbol in contract.symbols})
+    return tuple(profiles)
 
 
 def check_within(options: ShapeOptions, manifest: Manifest) -> None:

@@ -188,8 +188,8 @@ def _adapter_problems(
         unknown.append(FACE_ATTENTION)
     else:
         wanted |= face_attention_shapes(sites)
-    found = {name: s for name, s in adapter.shapes.items() if not name.startswith(tuple(unknown))}
-    return compare_shapes(adapter.path, found, wanted)
+    shapes = {name: s for name, s in adapter.shapes.items() if not name.startswith(tuple(unknown))}
+    return compare_shapes(adapter.path, shapes, wanted)
 
 
 def _attempt(problems: list[str], read: Callable[[], T]) -> T | None:

@@ -58,12 +58,12 @@ class Component:
 
     def problems(self) -> list[str]:
         """Every weight that is missing, unexpected or misshapen, one sentence each."""
-        found = {_canonical(self.name, n): s for n, s in self.files.shapes.items()}
+        shapes = {_canonical(self.name, n): s for n, s in self.files.shapes.items()}
         wanted = {_canonical(self.name, n): tuple(t.shape) for n, t in self.skeleton.state_dict().items()}
         if self.name in _TEXT_ENCODERS:  # a buffer that older versions of transformers saved
-            found = {n: s for n, s in found.items() if not n.endswith("position_ids")}
+            shapes = {n: s for n, s in shapes.items() if not n.endswith("position_ids")}
             wanted = {n: s for n, s in wanted.items() if not n.endswith("position_ids")}
-        return compare_shapes(self.files.path, found, wanted)
+        return compare_shapes(self.files.path, shapes, wanted)
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """The network with its weights, on the CPU, in eval mode."""
@@ -76,14 +76,14 @@ class Component:
         return module.eval().requires_grad_(False)
 
 
-def compare_shapes(path: Path, found: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:
+def compare_shapes(path: Path, shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:
     """Every difference between the weights in a file and those needed, one sentence each."""
-    missing = [f"{path}: missing {n} {list(s)}" for n, s in wanted.items() if n not in found]
-    unexpected = [f"{path}: unexpected {n} {list(s)}" for n, s in found.items() if n not in wanted]
+    missing = [f"{path}: missing {n} {list(s)}" for n, s in wanted.items() if n not in shapes]
+    unexpected = [f"{path}: unexpected {n} {list(s)}" for n, s in shapes.items() if n not in wanted]
     misshapen = [
-        f"{path}: {n} is {list(found[n])}, needed {list(s)}"
+        f"{path}: {n} is {list(shapes[n])}, needed {list(s)}"
         for n, s in wanted.items()
-        if n in found and tuple(found[n]) != tuple(s)
+        if n in shapes and tuple(shapes[n]) != tuple(s)
     ]
     return missing + unexpected + misshapen
 

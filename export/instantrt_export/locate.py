@@ -60,10 +60,10 @@ def locate(
 
     def part(option: str, given: Location | None, patterns: Sequence[str], find: Callable[[Path], Path | None]) -> Path:
         root = base if given is None else fetch(given, patterns)
-        found = find(root)
-        if found is None:
+        part = find(root)
+        if part is None:
             missing.append(f"{option}: nothing usable in {root}")
-        return found or root
+        return part or root
 
     places = Places(
         base=base,

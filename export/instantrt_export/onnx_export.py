@@ -95,9 +95,9 @@ def check_contract(
         (spec.name, spec.numpy_dtype(precision), tuple(shapes.graph_dim(d) for d in spec.shape))
         for spec in (*contract.inputs, *contract.outputs)
     ]
-    for found, expected in zip(declared, wanted, strict=False):
-        if found != expected:
-            raise ContractMismatchError(f"{contract.name}: the graph has {found}, its contract {expected}")
+    for actual, expected in zip(declared, wanted, strict=False):
+        if actual != expected:
+            raise ContractMismatchError(f"{contract.name}: the graph has {actual}, its contract {expected}")
     if len(declared) != len(wanted):
         raise ContractMismatchError(f"{contract.name}: {len(declared)} inputs and outputs instead of {len(wanted)}")
 

@@ -105,8 +105,8 @@ def parity_of(
     for sizes in symbols:
         inputs = random_inputs(contract, sizes, precision, rng, vocabulary)
         expected = torch_outputs(module, contract, inputs)
-        found = dict(zip(expected, session.run(list(expected), inputs), strict=True))
-        for name, output in compare_outputs(found, expected).items():
+        actual = dict(zip(expected, session.run(list(expected), inputs), strict=True))
+        for name, output in compare_outputs(actual, expected).items():
             worst[name] = _worse(worst.get(name), output)
     return Parity(contract.name, precision, worst)
 
@@ -158,16 +158,16 @@ def torch_outputs(module: nn.Module, contract: NetworkContract, inputs: Mapping[
     return {spec.name: output.numpy() for spec, output in zip(contract.outputs, outputs, strict=True)}
 
 
-def compare_outputs(found: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, OutputParity]:
+def compare_outputs(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, OutputParity]:
     """The parity of every expected output."""
-    return {name: compare(found[name], expected[name]) for name in expected}
+    return {name: compare(actual[name], expected[name]) for name in expected}
 
 
-def compare(found: Array, expected: Array) -> OutputParity:
+def compare(actual: Array, expected: Array) -> OutputParity:
     """The parity of one array; relative to 1 where the expected array is zero."""
-    if found.shape != expected.shape:
-        raise ValueError(f"shapes differ: {found.shape} and {expected.shape}")
-    difference = found.astype(np.float64) - expected.astype(np.float64)
+    if actual.shape != expected.shape:
+        raise ValueError(f"shapes differ: {actual.shape} and {expected.shape}")
+    difference = actual.astype(np.float64) - expected.astype(np.float64)
     error = float(np.linalg.norm(difference) / (np.linalg.norm(expected.astype(np.float64)) or 1.0))
     if expected.dtype != np.uint8:
         return OutputParity(error)

@@ -139,8 +139,8 @@ class NetworkContract:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The free symbols of the inputs, in order of appearance."""
-        found = (d.partition("/")[0] for spec in self.inputs for d in spec.shape if isinstance(d, str))
-        return tuple(dict.fromkeys(found))
+        symbols = (d.partition("/")[0] for spec in self.inputs for d in spec.shape if isinstance(d, str))
+        return tuple(dict.fromkeys(symbols))
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name."""

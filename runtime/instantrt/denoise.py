@@ -205,7 +205,7 @@ class DenoiseLoop:
 
         Args:
             calls: network calls, the largest row count of the loaded tables.
-            on_call: told (calls done, calls in all) after each one.
+            on_call: called with (calls done, calls in all) after each one.
             cancelled: asked before each launch and while waiting.
             in_flight: with 1, ``on_call`` finds each call's own results in the buffers.
 
@@ -262,7 +262,7 @@ class LoopRun:
 
     Args:
         marks: one event before the first call and one after each.
-        on_call: told (calls done, calls in all).
+        on_call: called with (calls done, calls in all).
         cancelled: asked at every look.
     """
 

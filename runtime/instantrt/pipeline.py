@@ -141,7 +141,7 @@ class InstantID:
 
         Args:
             request: photo, prompt and options.
-            progress: told (network calls done, calls in all) after each call of the loop.
+            progress: called with (network calls done, calls in all) after each call of the loop.
             cancelled: asked before each call; answering True stops the request.
             keep_latents: also return the latents after every call, for which each call is waited for.
 

@@ -224,10 +224,10 @@ def test_the_gate_has_power_and_seldom_cries_wolf() -> None:
     drift = 1 + 0.05 * np.sin(np.arange(40) / 6)
     recorded = [list(100 * d * rng.lognormal(0, 0.02) * rng.lognormal(0, 0.02, 12)) for d in drift]
     power = gate_power(recorded, "cpu_ms", per_side=12, pairs=100, slowdown=0.10, rule=Rule())
-    assert power.found.count >= 95
+    assert power.detections.count >= 95
     assert power.false_alarms.count <= 5
     nothing = gate_power(recorded, "cpu_ms", per_side=12, pairs=100, slowdown=0.0, rule=Rule())
-    assert nothing.found == nothing.false_alarms
+    assert nothing.detections == nothing.false_alarms
 
 
 def test_sessions_are_recorded_once_and_played(

@@ -200,16 +200,16 @@ def test_the_latents_of_every_call_are_handed_out(
     request = GenerateRequest(astronaut, "portrait", seed=5, steps=4, samples=2, sampler="heun")
     from instantrt_export.checkpoint import Checkpoint
 
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     with InstantID.load(nano_bundle, threads=1) as runtime:
-        ours = runtime.run(request, keep_latents=True, progress=lambda *done: told.append(done))
+        ours = runtime.run(request, keep_latents=True, progress=lambda *done: reported.append(done))
         plain = runtime.run(request)
         inputs = reference_inputs(runtime.prepare(request))
     theirs = Reference.load(Checkpoint.open(nano_checkpoint), threads=1).generate(inputs, keep_latents=True)
     assert plain.latents_per_call is None
     assert ours.latents_per_call is not None
     assert ours.latents_per_call.shape == (7, 2, 4, 16, 16)
-    assert told == [(call, 7) for call in range(1, 8)]
+    assert reported == [(call, 7) for call in range(1, 8)]
     np.testing.assert_array_equal(ours.latents_per_call[-1], ours.latents)
     np.testing.assert_array_equal(ours.latents, plain.latents)
     for i, j in np.ndindex(7, 7):

@@ -257,16 +257,16 @@ def test_ctrl_c_in_the_middle_cancels_the_build(bundle: Path) -> None:
 
 
 def test_progress_goes_from_nothing_to_done_per_network(bundle: Path) -> None:
-    told: dict[str, list[float]] = {}
+    reported: dict[str, list[float]] = {}
     phases = set()
 
     def progress(network: str, phase: str, share: float) -> None:
-        told.setdefault(network, []).append(share)
+        reported.setdefault(network, []).append(share)
         phases.add(phase)
 
     build(bundle, progress=progress)
-    assert list(told) == NAMES
-    for shares in told.values():
+    assert list(reported) == NAMES
+    for shares in reported.values():
         assert shares == sorted(shares)
         assert 0 <= shares[0] <= 1
         assert shares[-1] == 1

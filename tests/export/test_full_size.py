@@ -100,7 +100,7 @@ def test_a_failed_child_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "messages"),
     [
         ({}, []),
         ({"total_seconds": 1501}, ["the whole run, s: 1501, the limit is 1500"]),
@@ -108,12 +108,12 @@ def test_a_failed_child_is_told() -> None:
         ({"networks": [{"name": "unet", "activation_bytes": 671_000_000}]}, ["activations of the unet"]),
     ],
 )
-def test_a_run_that_takes_too_much_says_of_what(more: dict[str, Any], told: list[str]) -> None:
+def test_a_run_that_takes_too_much_says_of_what(more: dict[str, Any], messages: list[str]) -> None:
     unet = {"name": "unet", "activation_bytes": 308_669_952}
     report = {"networks": [unet], "total_seconds": 1408.1, "peak_memory_gb": 12.32} | more
     broken = broken_limits(report)
-    assert len(broken) == len(told)
-    assert all(text in line for text, line in zip(told, broken, strict=True))
+    assert len(broken) == len(messages)
+    assert all(text in line for text, line in zip(messages, broken, strict=True))
 
 
 @pytest.mark.slow

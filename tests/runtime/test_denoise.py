@@ -168,10 +168,10 @@ def test_a_request_leaves_nothing_behind_for_the_next() -> None:
 def test_progress_is_told_after_every_call_and_cancelling_stops_before_the_next() -> None:
     loop, target = make_loop()
     loop.load_slot(0, random_slot(10))
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     with pytest.raises(CancelledError, match="3 of 10 calls done"):
-        loop.run(10, lambda done, total: told.append((done, total)), lambda: len(told) == 3)
-    assert told == [(1, 10), (2, 10), (3, 10)]
+        loop.run(10, lambda done, total: reported.append((done, total)), lambda: len(reported) == 3)
+    assert reported == [(1, 10), (2, 10), (3, 10)]
     assert target.engines[0].runs == 3
 
 

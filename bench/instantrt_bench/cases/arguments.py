@@ -29,7 +29,7 @@ class CaseOptions:
 
 
 def add_case_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare them."""
+    """Declare the arguments of :class:`CaseOptions`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument("--checkpoint", required=True, help="what the bundle was made from: folder or hub id")
     parser.add_argument("--target", help="what executes the bundle (default: %(default)s)")

@@ -74,8 +74,8 @@ def network_errors(
     parities = []
     for _ in range(draws):
         inputs = random_inputs(contract, sizes, bundle.precision, rng, vocabulary)
-        found = executed(target, contract, bundle, sizes, inputs)
-        parities.append(Parity(network, bundle.precision, compare_outputs(found, expected_of(inputs))))
+        ours = executed(target, contract, bundle, sizes, inputs)
+        parities.append(Parity(network, bundle.precision, compare_outputs(ours, expected_of(inputs))))
     return NetworkErrors(sizes, tuple(parities), against)
 
 

@@ -141,7 +141,7 @@ def broken_limits(report: dict[str, Any]) -> list[str]:
         ("peak memory, GB", report["peak_memory_gb"], MOST_MEMORY_GB),
         ("activations of the unet, bytes", unet["activation_bytes"], MOST_UNET_ACTIVATION_BYTES),
     )
-    return [f"{what}: {found:g}, the limit is {most:g}" for what, found, most in checks if found > most]
+    return [f"{what}: {measured:g}, the limit is {most:g}" for what, measured, most in checks if measured > most]
 
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {

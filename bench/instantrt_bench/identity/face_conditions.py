@@ -1,4 +1,4 @@
-"""What the networks are told about a person, computed twice: by the runtime, and by the reference on its own.
+"""What the networks are given about a person, computed twice: by the runtime, and by the reference on its own.
 
 Pictures show an error in these only if they show faces. The reference's embedding comes from the checkpoint's own
 encoder file, not from the bundle, and its face tokens from diffusers' resampler.
@@ -66,15 +66,15 @@ class FaceConditions:
     @property
     def failures(self) -> list[str]:
         """What is beyond the limit, as texts."""
-        found = []
+        failures = []
         if not self.embedding_error <= self.limit:
-            found.append(
+            failures.append(
                 f"the face embedding is {self.embedding_error:.2g} off (length {self.embedding_norm:.4g}, "
                 f"the reference's {self.reference_norm:.4g}){self._normalised()}"
             )
         if not self.tokens_error <= self.limit:
-            found.append(f"the face tokens are {self.tokens_error:.2g} off")
-        return found
+            failures.append(f"the face tokens are {self.tokens_error:.2g} off")
+        return failures
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; null for what is not finite."""
@@ -101,7 +101,7 @@ def compare_conditions(
     ours = prepared.identity.embedding
     guidance_batch = prepared.request.guidance_batch
     tokens = runtime.conditions.face_tokens(ours, guidance_batch)  # [G, 16, width]
-    rows = np.stack([np.zeros_like(embedding), embedding])[2 - guidance_batch :]  # the negative row is told of nobody
+    rows = np.stack([np.zeros_like(embedding), embedding])[2 - guidance_batch :]  # the negative row shows nobody
     with torch.inference_mode():
         expected = reference.image_projection(torch.from_numpy(rows)[:, None]).numpy()
     return FaceConditions(

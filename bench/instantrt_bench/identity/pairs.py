@@ -80,10 +80,12 @@ class IdentityBench:
             prepared = self._runtime.prepare(case.request)
             return compare_conditions(self._runtime, self._reference, prepared, self._embedding(prepared)).to_json()
 
-        found = attempt(compare)
-        comparison = found.value or {"failures": [found.error], "within_limits": False}
+        attempted = attempt(compare)
+        comparison = attempted.value or {"failures": [attempted.error], "within_limits": False}
         parameters = {"conditions_of": case.photo.id, "licence": case.photo.licence}
-        return ScenarioResult(f"conditions/photo={case.photo.id}", parameters, {self._system: found.result}, comparison)
+        return ScenarioResult(
+            f"conditions/photo={case.photo.id}", parameters, {self._system: attempted.result}, comparison
+        )
 
     def case(self, case: Case) -> ScenarioResult:
         """Make both pictures of a case and judge them. A system that fails is reported; there is then no pair."""
@@ -94,8 +96,10 @@ class IdentityBench:
         }
         judged = {name: self._judged(picture, subject) for name, picture in pictures.items()}
         systems = {
-            name: found.result if found.value is None else replace(found.result, samples=found.value.to_samples())
-            for name, found in judged.items()
+            name: attempted.result
+            if attempted.value is None
+            else replace(attempted.result, samples=attempted.value.to_samples())
+            for name, attempted in judged.items()
         }
         ours, theirs = (judged[name].value for name in pictures)
         comparison: dict[str, Any] = {"similarity_difference": _difference(ours, theirs)}
@@ -157,7 +161,7 @@ def summarise_identity(
     per_judge = {judge.name: _judge_summary(cases, judge, people, limits, system) for judge in judges}
     detection = _detection(cases, limits, system)
     failures = _failures(conditions, cases, detection, per_judge)
-    leading = next((name for name, found in per_judge.items() if found["independent"]), next(iter(per_judge)))
+    leading = next((name for name, judged in per_judge.items() if judged["independent"]), next(iter(per_judge)))
     return {
         "verdict": _verdict(failures, per_judge, complete),
         "failures": failures,
@@ -237,8 +241,8 @@ def _pairs(cases: Sequence[ScenarioResult], figure: str, judge: str | None, syst
 
 
 def _sample(result: SystemResult | None, figure: str, judge: str | None) -> float | None:
-    found = {} if result is None else result.samples.get(figure, {})
-    values = found if judge is None else found.get(judge, [])
+    samples = {} if result is None else result.samples.get(figure, {})
+    values = samples if judge is None else samples.get(judge, [])
     return float(values[0]) if values else None
 
 
@@ -295,9 +299,11 @@ def _failures(
             failures[case.id] = errors
     if not detection["within_limits"]:
         failures["detection"] = [f"faces in {detection['runtime']} pictures, {detection['reference']} of the reference"]
-    for name, found in per_judge.items():
-        if found["verdict"] == "worse":
-            failures[f"judge={name}"] = [f"{found['identity_delta']:+.2g}, interval {found['identity_delta_interval']}"]
+    for name, judged in per_judge.items():
+        if judged["verdict"] == "worse":
+            failures[f"judge={name}"] = [
+                f"{judged['identity_delta']:+.2g}, interval {judged['identity_delta_interval']}"
+            ]
     return failures
 
 
@@ -306,27 +312,27 @@ def _verdict(failures: Mapping[str, Any], per_judge: Mapping[str, Mapping[str, A
         return "fail"
     if not complete:
         return "interrupted"
-    verdicts = {found["verdict"] for found in per_judge.values()}
+    verdicts = {judged["verdict"] for judged in per_judge.values()}
     return next((v for v in ("undecided", "not judged") if v in verdicts), "pass")
 
 
-def _statement(found: Mapping[str, Any], judge: str, detection: Mapping[str, Any], limits: IdentityLimits) -> str:
+def _statement(judged: Mapping[str, Any], judge: str, detection: Mapping[str, Any], limits: IdentityLimits) -> str:
     """The verdict of one judge as a sentence that says what it rests on."""
     missed = detection["cases"] - detection["runtime"]
     faces = f"No face was detected in {missed} of {detection['cases']} pictures of the runtime"
     faces += f" and in {detection['cases'] - detection['reference']} of the reference's."
-    if found["verdict"] == "not judged":
+    if judged["verdict"] == "not judged":
         return f"{faces} Likeness was not judged."
-    low, high = found["identity_delta_interval"]
+    low, high = judged["identity_delta_interval"]
     words = {
         "not worse": "not worse than the reference by more than",
         "worse": "worse than the reference by more than",
         "undecided": "it is undecided whether the runtime is worse than the reference by more than",
-    }[found["verdict"]]
-    kind = "independent judge" if found["independent"] else "the conditioning encoder, which is biased"
+    }[judged["verdict"]]
+    kind = "independent judge" if judged["independent"] else "the conditioning encoder, which is biased"
     return (
-        f"{words} {limits.delta:g} in cosine ({judge}, {kind}): mean difference {found['identity_delta']:+.2g}, "
-        f"{found['confidence']:.0%} interval {low:+.2g} to {high:+.2g}, {found['pairs']} pairs. {faces}"
+        f"{words} {limits.delta:g} in cosine ({judge}, {kind}): mean difference {judged['identity_delta']:+.2g}, "
+        f"{judged['confidence']:.0%} interval {low:+.2g} to {high:+.2g}, {judged['pairs']} pairs. {faces}"
     )
 
 

@@ -73,19 +73,19 @@ class Panel:
     def picture(self, picture: Picture, person: Mapping[str, Embedding], asked: Keypoints) -> Judged:
         """How a picture's face compares with a person's embeddings and with keypoints f32 [5, 2] in picture pixels."""
         try:
-            found = self._find(picture, "picture")
+            largest = self._find(picture, "picture")
         except NoFaceError:
             return Judged(0, {}, {}, None)
-        seen = {judge.name: judge.embed(picture, found.face) for judge in self.judges}
+        seen = {judge.name: judge.embed(picture, largest.face) for judge in self.judges}
         return Judged(
-            found.count,
+            largest.count,
             {name: cosine(embedding, person[name]) for name, embedding in seen.items()},
             {name: euclidean(embedding, person[name]) for name, embedding in seen.items()},
-            landmark_error(found.face.keypoints, asked),
+            landmark_error(largest.face.keypoints, asked),
         )
 
 
-def landmark_error(found: Keypoints, asked: Keypoints) -> float:
+def landmark_error(located: Keypoints, asked: Keypoints) -> float:
     """Mean distance of five keypoints [5, 2] from those asked for, in distances between the eyes asked for."""
     eyes = float(np.linalg.norm(asked[1] - asked[0]))
-    return float(np.linalg.norm(found - asked, axis=1).mean()) / eyes
+    return float(np.linalg.norm(located - asked, axis=1).mean()) / eyes

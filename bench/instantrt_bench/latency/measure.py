@@ -198,17 +198,17 @@ def measure(
         requests: gives requests of which none helps another.
         rules: how long.
         gpu: watched if given.
-        on_round: told (rounds done, rounds at most).
+        on_round: called with (rounds done, rounds at most).
     """
-    found = Measurement(scenario, {name: Track(name) for name in fleet.specs})
+    measurement = Measurement(scenario, {name: Track(name) for name in fleet.specs})
     try:
-        _warm_up(fleet, found, [requests.next(scenario) for _ in range(max(1, rules.warm_up))])
-        _time(fleet, found, requests, rules, gpu, on_round)
+        _warm_up(fleet, measurement, [requests.next(scenario) for _ in range(max(1, rules.warm_up))])
+        _time(fleet, measurement, requests, rules, gpu, on_round)
     except KeyboardInterrupt:
-        for track in found.tracks.values():
+        for track in measurement.tracks.values():
             if track.running:
                 track.status = "interrupted"
-    return found
+    return measurement
 
 
 def relative_noise(samples: Sequence[float]) -> float:
@@ -227,11 +227,11 @@ def picture_problem(pixels: npt.NDArray[np.uint8], scenario: Scenario) -> str | 
     return None
 
 
-def _warm_up(fleet: Fleet, found: Measurement, requests: Sequence[GenerateRequest]) -> None:
-    for name, track in found.tracks.items():
+def _warm_up(fleet: Fleet, measurement: Measurement, requests: Sequence[GenerateRequest]) -> None:
+    for name, track in measurement.tracks.items():
         try:
             worker, new = fleet.worker(name)
-            found.pids.add(worker.pid)
+            measurement.pids.add(worker.pid)
             worker.forget_peak()
             track.warm_up_ms = [worker.run(request).sample.latency_ms for request in requests]
         except WorkerError as error:
@@ -244,37 +244,39 @@ def _warm_up(fleet: Fleet, found: Measurement, requests: Sequence[GenerateReques
 
 def _time(
     fleet: Fleet,
-    found: Measurement,
+    measurement: Measurement,
     requests: Requests,
     rules: Rules,
     gpu: GpuMonitor | None,
     on_round: OnRound | None,
 ) -> None:
-    found.judge = next((name for name in JUDGES if name in found.tracks and found.tracks[name].running), None)
+    measurement.judge = next(
+        (name for name in JUDGES if name in measurement.tracks and measurement.tracks[name].running), None
+    )
     cpu, cpu_s, start = CpuTimes.now(), _cpu_s(fleet), time.perf_counter()
     rounds = 0
     while True:
-        running = [track for track in found.tracks.values() if track.running]
+        running = [track for track in measurement.tracks.values() if track.running]
         if not running:
-            found.stopped = "no system left"
+            measurement.stopped = "no system left"
             return
         shift = rounds % len(running)
-        _round(fleet, found, running[shift:] + running[:shift], requests.next(found.scenario), rules, gpu)
+        _round(fleet, measurement, running[shift:] + running[:shift], requests.next(measurement.scenario), rules, gpu)
         rounds += 1
         if cpu is not None:
-            found.foreign_cpus = cpu.foreign_cpus_since(_cpu_s(fleet) - cpu_s)
+            measurement.foreign_cpus = cpu.foreign_cpus_since(_cpu_s(fleet) - cpu_s)
         if on_round is not None:
             on_round(rounds, rules.max_samples)
-        latencies_ms = [track.latencies_ms for track in found.tracks.values() if track.running]
+        latencies_ms = [track.latencies_ms for track in measurement.tracks.values() if track.running]
         reason = rules.reason_to_stop(latencies_ms, time.perf_counter() - start)
         if reason is not None and latencies_ms:
-            found.stopped = reason
+            measurement.stopped = reason
             return
 
 
 def _round(
     fleet: Fleet,
-    found: Measurement,
+    measurement: Measurement,
     order: Sequence[Track],
     request: GenerateRequest,
     rules: Rules,
@@ -291,22 +293,24 @@ def _round(
             fleet.drop(track.name)
             continue
         if gpu is not None and before is not None:
-            _note_gpu(found, track, fleet.worker(track.name)[0].pid, before, gpu.read())
+            _note_gpu(measurement, track, fleet.worker(track.name)[0].pid, before, gpu.read())
     for track in order:
         if track.name in answers:
-            _judge(found, track, answers, rules)
+            _judge(measurement, track, answers, rules)
 
 
-def _judge(found: Measurement, track: Track, answers: Mapping[str, Answer], rules: Rules) -> None:
+def _judge(measurement: Measurement, track: Track, answers: Mapping[str, Answer], rules: Rules) -> None:
     """Keep a sample if its pictures are right; fail the system if they are not."""
     answer = answers[track.name]
     pixels = answer.sample.pixels
-    problem = picture_problem(pixels, found.scenario)
-    judge = answers.get(found.judge) if found.judge is not None else None
+    problem = picture_problem(pixels, measurement.scenario)
+    judge = answers.get(measurement.judge) if measurement.judge is not None else None
     if problem is None and judge is not None and judge is not answer and judge.sample.pixels.shape == pixels.shape:
         track.psnr_db.append(psnr_db(pixels, judge.sample.pixels))
         if track.psnr_db[-1] < rules.min_psnr_db:
-            problem = f"a picture is {track.psnr_db[-1]:.1f} dB from {found.judge}'s, below {rules.min_psnr_db:g} dB"
+            problem = (
+                f"a picture is {track.psnr_db[-1]:.1f} dB from {measurement.judge}'s, below {rules.min_psnr_db:g} dB"
+            )
     if problem is not None:
         track.fail(f"wrong output in timed run {len(track.samples) + 1}: {problem}")
         return
@@ -315,8 +319,8 @@ def _judge(found: Measurement, track: Track, answers: Mapping[str, Answer], rule
         track.peak_host_bytes.append(answer.peak_bytes)
 
 
-def _note_gpu(found: Measurement, track: Track, pid: int, before: GpuReading, after: GpuReading) -> None:
-    found.readings.append(after)
+def _note_gpu(measurement: Measurement, track: Track, pid: int, before: GpuReading, after: GpuReading) -> None:
+    measurement.readings.append(after)
     if before.energy_mj is not None and after.energy_mj is not None:
         track.energy_mj.append(after.energy_mj - before.energy_mj)
     memory = (after.memory_bytes or {}).get(pid)

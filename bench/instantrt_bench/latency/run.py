@@ -58,15 +58,15 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
     peak = _peak(options, results.machine.get("gpu"))
     with Fleet(specs, opener) as fleet, ProgressDisplay() as display:
         for scenario in scenarios:
-            found = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=display.task(scenario.id))
-            measured = scenario_result(found, results.scenario(scenario.id), stage_costs(bundle, scenario), peak)
+            measurement = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=display.task(scenario.id))
+            measured = scenario_result(measurement, results.scenario(scenario.id), stage_costs(bundle, scenario), peak)
             results = results.with_scenario(measured)
             results = replace(results, summary=latency_summary(results))
             results.write(options.out)
             if not options.json:
                 sys.stdout.write(scenario_table(results.scenarios[-1]))
                 sys.stdout.flush()
-            if found.interrupted:
+            if measurement.interrupted:
                 raise KeyboardInterrupt
     if options.history is not None:
         keep(results, options.history)
@@ -109,10 +109,12 @@ def missed_goals(results: ResultFile, ratio: float | None, overhead_us: float | 
             if system.status != "ok":
                 missed.append(f"{scenario.id}: {name} {system.status}: {system.error}")
                 continue
-            found = scenario.comparison["ratios"].get(name, {}).get("estimate")
+            estimate = scenario.comparison["ratios"].get(name, {}).get("estimate")
             overhead = system.summary["host_overhead_us_per_call"]["p50"]
-            if ratio is not None and (found is None or found < ratio):
-                missed.append(f"{scenario.id}: {name} ratio {found if found is None else round(found, 2)} < {ratio:g}")
+            if ratio is not None and (estimate is None or estimate < ratio):
+                missed.append(
+                    f"{scenario.id}: {name} ratio {estimate if estimate is None else round(estimate, 2)} < {ratio:g}"
+                )
             if overhead_us is not None and overhead > overhead_us:
                 missed.append(f"{scenario.id}: {name} host overhead {overhead:.0f} us > {overhead_us:g} us")
         if missed and scenario.comparison.get("flags"):

@@ -80,16 +80,16 @@ def load_scenarios(name: str, only: str | None = None) -> list[Scenario]:
             f"no scenarios {name!r}", found=error.strerror, hint=f"a JSON file, or one of: {', '.join(shipped)}"
         ) from error
     try:
-        found = [Scenario.from_json(entry) for entry in json.loads(text)["scenarios"]]
+        scenarios = [Scenario.from_json(entry) for entry in json.loads(text)["scenarios"]]
     except InstantRTError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RequestError(f"{name} is not a set of scenarios", found=f"{type(error).__name__}: {error}") from error
-    chosen = [scenario for scenario in found if only is None or only in scenario.id]
+    chosen = [scenario for scenario in scenarios if only is None or only in scenario.id]
     if not chosen:
         raise RequestError(
-            f"{name} has no scenario whose id contains {only!r}" if found else f"{name} has no scenarios",
-            found="; ".join(scenario.id for scenario in found) or None,
+            f"{name} has no scenario whose id contains {only!r}" if scenarios else f"{name} has no scenarios",
+            found="; ".join(scenario.id for scenario in scenarios) or None,
         )
     if len({scenario.id for scenario in chosen}) < len(chosen):
         raise RequestError(f"{name} has the same scenario twice")
@@ -119,7 +119,7 @@ class Requests:
         return scenario.request(portrait_jpeg(0, self._photo), self._prompt, self._seed)
 
     def next(self, scenario: Scenario) -> GenerateRequest:
-        """One more."""
+        """A request with a photo and a prompt that none before had."""
         self._variant += 1
         photo, prompt = portrait_jpeg(self._variant, self._photo), varied(self._prompt, self._variant)
         return scenario.request(photo, prompt, self._seed)

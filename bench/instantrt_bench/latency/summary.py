@@ -23,24 +23,26 @@ NOISY = "the noise goal was not reached"
 
 
 def scenario_result(
-    found: Measurement, before: ScenarioResult | None = None, costs: Costs | None = None, peak: Peak | None = None
+    measurement: Measurement, before: ScenarioResult | None = None, costs: Costs | None = None, peak: Peak | None = None
 ) -> ScenarioResult:
     """The result of one scenario.
 
     Args:
-        found: what was measured.
+        measurement: what was measured.
         before: earlier sessions, to whose samples these are added.
         costs: of the runtime's stages, for the roofline.
         peak: of the machine; None if it is not known.
     """
-    samples = found.scenario.samples
-    systems = {name: _system_result(track, before, samples) for name, track in found.tracks.items()}
+    samples = measurement.scenario.samples
+    systems = {name: _system_result(track, before, samples) for name, track in measurement.tracks.items()}
     for name, system in systems.items():
         if system.summary and costs is not None and name in TARGET_OF:
             system.summary["roofline"] = _roofline(system.summary, costs, peak)
     earlier = [] if before is None else before.comparison["sessions"]
-    sessions = [*earlier, _session(found)]
-    return ScenarioResult(found.scenario.id, found.scenario.to_json(), systems, _comparison(systems, sessions))
+    sessions = [*earlier, _session(measurement)]
+    return ScenarioResult(
+        measurement.scenario.id, measurement.scenario.to_json(), systems, _comparison(systems, sessions)
+    )
 
 
 def latency_summary(results: ResultFile) -> dict[str, Any]:
@@ -136,16 +138,16 @@ def _roofline(summary: Mapping[str, Any], costs: Costs, peak: Peak | None) -> di
     return {part: Roofline.of(costs[part], ms, peak).to_json() for part, ms in times.items()}
 
 
-def _session(found: Measurement) -> dict[str, Any]:
-    foreign, flags = found.foreign_cpus, gpu_flags(found.readings, found.pids)
+def _session(measurement: Measurement) -> dict[str, Any]:
+    foreign, flags = measurement.foreign_cpus, gpu_flags(measurement.readings, measurement.pids)
     if foreign is not None and foreign > MAX_FOREIGN_CPUS:
         flags.append(BUSY_CPU)
-    if found.stopped in ("ceiling", "time"):
+    if measurement.stopped in ("ceiling", "time"):
         flags.append(NOISY)
     return {
-        "started": found.started,
-        "judge": found.judge,
-        "stopped": found.stopped,
+        "started": measurement.started,
+        "judge": measurement.judge,
+        "stopped": measurement.stopped,
         "foreign_cpus": None if foreign is None else round(foreign, 3),
         "flags": flags,
     }
@@ -165,10 +167,10 @@ def _comparison(systems: Mapping[str, SystemResult], sessions: Sequence[Mapping[
 
 
 def _ratio_summary(name: str, ratios: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    found = {scenario: by_system[name] for scenario, by_system in ratios.items() if name in by_system}
-    first = next(iter(found))
-    mean = float(np.exp(np.mean([np.log(ratio["estimate"]) for ratio in found.values()])))
-    return {"scenario": first, **found[first], "geometric_mean": mean, "scenarios": len(found)}
+    by_scenario = {scenario: by_system[name] for scenario, by_system in ratios.items() if name in by_system}
+    first = next(iter(by_scenario))
+    mean = float(np.exp(np.mean([np.log(ratio["estimate"]) for ratio in by_scenario.values()])))
+    return {"scenario": first, **by_scenario[first], "geometric_mean": mean, "scenarios": len(by_scenario)}
 
 
 def _rounded(values: Sequence[float]) -> list[float]:

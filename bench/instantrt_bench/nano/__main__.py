@@ -25,15 +25,15 @@ def main() -> int:
     options = parser.parse_args()
     try:
         with InstantID.load(options.bundle, threads=options.threads) as runtime, ProgressDisplay() as display:
-            found = evaluate(runtime, options.poses, options.steps, display.task("pictures"))
+            findings = evaluate(runtime, options.poses, options.steps, display.task("pictures"))
     except InstantRTError as error:
         sys.stderr.write(f"{error}\n")
         return ExitStatus.USER_ERROR
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "nano.json").write_text(json.dumps(found.facts, indent=1) + "\n", encoding="utf-8")
-    people_sheet(found.seen[max(options.steps)]).save(options.out / "nano.png")
-    strengths_sheet(found.by_strength).save(options.out / "strengths.png")
-    headline = {key: value for key, value in found.facts.items() if isinstance(value, int | float)}
+    (options.out / "nano.json").write_text(json.dumps(findings.facts, indent=1) + "\n", encoding="utf-8")
+    people_sheet(findings.seen[max(options.steps)]).save(options.out / "nano.png")
+    strengths_sheet(findings.by_strength).save(options.out / "strengths.png")
+    headline = {key: value for key, value in findings.facts.items() if isinstance(value, int | float)}
     files = "\n".join(str(options.out / name) for name in ("nano.json", "nano.png", "strengths.png"))
     sys.stdout.write(f"{json.dumps(headline, indent=1)}\n{files}\n")
     return ExitStatus.DONE

@@ -111,13 +111,13 @@ def with_options(cases: Iterable[Asked], **options: Any) -> Iterator[Asked]:
 def filtered_photos(count: int, seed: int) -> Mapping[str, list[Picture]]:
     """By style, ``count`` filtered photos of each person in random poses, as training has them."""
     rng = np.random.default_rng(seed)
-    found: dict[str, list[Picture]] = {}
+    by_style: dict[str, list[Picture]] = {}
     for style, trained in STYLES.items():
         for person in PEOPLE:
             for _ in range(count):
                 fine, _ = placed(portrait(person), place(int(rng.integers(10_000))))
-                found.setdefault(style, []).append(averaged(trained.filter(fine)))
-    return found
+                by_style.setdefault(style, []).append(averaged(trained.filter(fine)))
+    return by_style
 
 
 def _png(pixels: Picture) -> bytes:

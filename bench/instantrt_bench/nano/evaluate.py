@@ -83,7 +83,7 @@ class Evaluation:
         picture = np.asarray(self._runtime.run(case.request).images[0])
         style = self._styles(picture)
         try:
-            found = self._runtime.faces.find(picture, "picture").face.keypoints
+            located = self._runtime.faces.find(picture, "picture").face.keypoints
         except NoFaceError:
             return Seen(case, picture, {}, None, None, None, style)
         embeddings = self._embedded(picture)
@@ -91,14 +91,14 @@ class Evaluation:
             name: {person: apart(embeddings[name], known[name]) for person, known in self._known.items()}
             for name, (_, apart) in self._judges.items()
         }
-        x, y = found.mean(0)
+        x, y = located.mean(0)
         return Seen(
             case,
             picture,
             distances,
             (float(x), float(y)),
-            float(np.linalg.norm(found.mean(0) - keypoints.mean(0))),
-            float(np.linalg.norm(found - keypoints, axis=1).mean()),
+            float(np.linalg.norm(located.mean(0) - keypoints.mean(0))),
+            float(np.linalg.norm(located - keypoints, axis=1).mean()),
             style,
         )
 

@@ -48,7 +48,7 @@ def evaluate(runtime: InstantID, poses: int, steps: Sequence[int], progress: Cal
         runtime: of the bundle.
         poses: per person and style.
         steps: the numbers of denoising steps of the main part.
-        progress: told (pictures done, pictures in all).
+        progress: called with (pictures done, pictures in all).
     """
     styles = StyleCheck(*_labelled(EXAMPLES_PER_STYLE, seed=1))
     encoder = encoder_judge(CheckpointEncoder(Checkpoint.open(str(TRAINED))).embed)
@@ -56,28 +56,30 @@ def evaluate(runtime: InstantID, poses: int, steps: Sequence[int], progress: Cal
     varied = _variations(poses)
     plan = {f"{n} steps": list(asked(poses, n)) for n in steps} | varied
     total, done = sum(len(cases) for cases in plan.values()), 0
-    found: dict[str, list[Seen]] = {}
+    seen: dict[str, list[Seen]] = {}
     for name, cases in plan.items():
-        found[name] = []
+        seen[name] = []
         for case in cases:
-            found[name].append(evaluation.see(case))
+            seen[name].append(evaluation.see(case))
             done += 1
             progress(done, total)
-    main = {n: found[f"{n} steps"] for n in steps}
-    facts = _facts(evaluation, main, found) | {
+    main = {n: seen[f"{n} steps"] for n in steps}
+    facts = _facts(evaluation, main, seen) | {
         "style_check_accuracy": styles.accuracy(*_labelled(EXAMPLES_PER_STYLE // 4, seed=2)),
         "checkpoint_mb": round(sum(file.stat().st_size for file in TRAINED.rglob("*") if file.is_file()) / 1e6, 2),
         "checkpoint_digest": checkpoint_digest(TRAINED),
         "poses": poses,
         "machine": machine_facts(),
     }
-    return Findings(facts, main, {name: found[name] for name in varied})
+    return Findings(facts, main, {name: seen[name] for name in varied})
 
 
 def _labelled(count: int, seed: int) -> tuple[list[Any], list[str]]:
     """Filtered photos, and their styles."""
-    found = filtered_photos(count, seed)
-    return [p for pictures in found.values() for p in pictures], [s for s, pictures in found.items() for _ in pictures]
+    by_style = filtered_photos(count, seed)
+    return [p for pictures in by_style.values() for p in pictures], [
+        s for s, pictures in by_style.items() for _ in pictures
+    ]
 
 
 def _variations(poses: int) -> dict[str, list[Asked]]:
@@ -95,10 +97,10 @@ def _variations(poses: int) -> dict[str, list[Asked]]:
     }
 
 
-def _facts(evaluation: Evaluation, main: Mapping[int, list[Seen]], found: Mapping[str, list[Seen]]) -> dict[str, Any]:
+def _facts(evaluation: Evaluation, main: Mapping[int, list[Seen]], seen: Mapping[str, list[Seen]]) -> dict[str, Any]:
     judges, everything = evaluation.judges, [one for seen in main.values() for one in seen]
-    encoder, placed = judges[0], found[f"adapter {ADAPTER_STRENGTHS[-1]:g}"]
-    shifts = centre_shifts_px(placed, found["identity 0"], MIN_OFFSET_PX)
+    encoder, placed = judges[0], seen[f"adapter {ADAPTER_STRENGTHS[-1]:g}"]
+    shifts = centre_shifts_px(placed, seen["identity 0"], MIN_OFFSET_PX)
     facts = figures(everything, judges)
     by_style = grouped(everything, lambda one: one.asked.style, judges)
     facts["photo_same_identity_distance_median"] = by_style["photo"].get("same_identity_distance_median")
@@ -106,17 +108,17 @@ def _facts(evaluation: Evaluation, main: Mapping[int, list[Seen]], found: Mappin
         "by_style": by_style,
         "by_person": grouped(everything, lambda one: one.asked.person, judges),
         "by_steps": {str(n): figures(seen, judges) for n, seen in main.items()},
-        "adapter_strength": {f"{s:g}": figures(found[f"adapter {s:g}"], judges) for s in ADAPTER_STRENGTHS},
+        "adapter_strength": {f"{s:g}": figures(seen[f"adapter {s:g}"], judges) for s in ADAPTER_STRENGTHS},
         "identity_strength_0": {
-            **figures(found["identity 0"], judges),
+            **figures(seen["identity 0"], judges),
             "off_centre_faces": len(shifts),
             "centre_shift_px_mean": round(float(np.mean(shifts)), 2) if shifts else None,
         },
-        "region_mask": _region_effect(placed, found["no region"]) | figures(found["no region"], judges),
-        "guidance_1": figures(found["guidance 1"], judges),
-        "4_steps": figures(found["few steps"], judges),
-        "4_lcm_steps": figures(found["few lcm steps"], judges),
-        "unseen": _unseen(found["unseen"], encoder),
+        "region_mask": _region_effect(placed, seen["no region"]) | figures(seen["no region"], judges),
+        "guidance_1": figures(seen["guidance 1"], judges),
+        "4_steps": figures(seen["few steps"], judges),
+        "4_lcm_steps": figures(seen["few lcm steps"], judges),
+        "unseen": _unseen(seen["unseen"], encoder),
         "between_people": evaluation.between_people(),
     }
 

@@ -59,12 +59,12 @@ class Power:
     Args:
         metric: what was judged.
         false_alarms: pairs of unchanged code that were called slower.
-        found: pairs with the planted slowdown that were called slower.
+        detections: pairs with the planted slowdown that were called slower.
     """
 
     metric: str
     false_alarms: Share
-    found: Share
+    detections: Share
 
 
 def record(
@@ -77,10 +77,10 @@ def record(
     with ProgressDisplay() as display:
         for done in range(1, sessions + 1):
             with Fleet([SystemSpec(RUNTIME_ONNXRUNTIME, bundle, None, threads)], opener) as fleet:
-                found = measure(fleet, scenario, Requests(), rules)
-            if found.interrupted:
+                measurement = measure(fleet, scenario, Requests(), rules)
+            if measurement.interrupted:
                 raise KeyboardInterrupt
-            results = results.with_scenario(scenario_result(found, results.scenario(scenario.id)))
+            results = results.with_scenario(scenario_result(measurement, results.scenario(scenario.id)))
             results.write(out)
             display.show("recording sessions", done, sessions)
     return results
@@ -102,7 +102,7 @@ def gate_power(
     if len(sessions) < 2 * per_side:
         raise ValueError(f"{len(sessions)} sessions are too few for {per_side} on each side")
     rng = np.random.default_rng(SEED)
-    alarms = found = 0
+    alarms = detections = 0
     for _ in range(pairs):
         start = int(rng.integers(len(sessions) - 2 * per_side + 1))
         drawn = [rng.choice(x, len(x)) for x in sessions[start : start + 2 * per_side]]
@@ -112,8 +112,8 @@ def gate_power(
         b = [drawn[2 * i + (i + first + 1) % 2] for i in range(per_side)]
         alarms += rule.judge(session_ratio(b, a, paired=True), in_turn=True) == "slower"
         slower = [x * (1 + slowdown) for x in b]
-        found += rule.judge(session_ratio(slower, a, paired=True), in_turn=True) == "slower"
-    return Power(metric, Share.from_counts(alarms, pairs), Share.from_counts(found, pairs))
+        detections += rule.judge(session_ratio(slower, a, paired=True), in_turn=True) == "slower"
+    return Power(metric, Share.from_counts(alarms, pairs), Share.from_counts(detections, pairs))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,10 +160,10 @@ def _conditions(sessions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _said(power: Power, slowdown: float) -> str:
-    found, alarms = power.found, power.false_alarms
+    detected, alarms = power.detections, power.false_alarms
     return (
-        f"{slowdown:.0%} slowdown found in {found.count} of {found.of} pairs "
-        f"({found.count / found.of:.1%}, 95 % interval {found.low:.1%} to {found.high:.1%}); "
+        f"{slowdown:.0%} slowdown found in {detected.count} of {detected.of} pairs "
+        f"({detected.count / detected.of:.1%}, 95 % interval {detected.low:.1%} to {detected.high:.1%}); "
         f"false alarms in {alarms.count} of {alarms.of} "
         f"({alarms.count / alarms.of:.1%}, {alarms.low:.1%} to {alarms.high:.1%})"
     )

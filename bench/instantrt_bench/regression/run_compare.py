@@ -25,39 +25,39 @@ def run_compare(options: CompareOptions) -> ExitStatus:
         raise RequestError("--threshold must be above 0, and --confidence between 0 and 1")
     before, after = read_any_results(options.before), read_any_results(options.after)
     rule = Rule(options.threshold, options.threshold_apart, options.confidence)
-    found = compare_results(before, after, rule)
+    comparison = compare_results(before, after, rule)
     if options.no_verdict:
-        found = found.without_verdicts()
-    elif found.refusals:
+        comparison = comparison.without_verdicts()
+    elif comparison.refusals:
         raise ResultError(
             f"{options.before} and {options.after} are not comparable",
-            found="; ".join(found.refusals),
+            found="; ".join(comparison.refusals),
             hint="measure both on one machine with the same options; --no-verdict shows the figures without judging",
         )
     if options.json:
-        print_json(_as_json(found))
+        print_json(_as_json(comparison))
     else:
-        sys.stdout.write(_as_text(found))
-    return ExitStatus.MISSED if found.regressed else ExitStatus.DONE
+        sys.stdout.write(_as_text(comparison))
+    return ExitStatus.MISSED if comparison.regressed else ExitStatus.DONE
 
 
-def _as_json(found: Comparison) -> dict[str, object]:
+def _as_json(comparison: Comparison) -> dict[str, object]:
     return {
-        "regressed": found.regressed,
-        "changes": [change.to_json() for change in found.changes],
-        "refusals": found.refusals,
-        "notes": found.notes,
+        "regressed": comparison.regressed,
+        "changes": [change.to_json() for change in comparison.changes],
+        "refusals": comparison.refusals,
+        "notes": comparison.notes,
     }
 
 
-def _as_text(found: Comparison) -> str:
+def _as_text(comparison: Comparison) -> str:
     header = ("scenario", "system", "judged by", "A ms", "B ms", "B/A", "interval", "verdict")
-    lines = [aligned([header, *map(_row, found.changes)])] if found.changes else []
-    lines += [f"not comparable: {reason}" for reason in found.refusals]
-    lines += _change_notes(found.changes)
-    lines += [f"note: {note}" for note in found.notes]
-    judged = any(change.verdict != "not judged" for change in found.changes)
-    lines.append("REGRESSION" if found.regressed else "no regression" if judged else "no verdict")
+    lines = [aligned([header, *map(_row, comparison.changes)])] if comparison.changes else []
+    lines += [f"not comparable: {reason}" for reason in comparison.refusals]
+    lines += _change_notes(comparison.changes)
+    lines += [f"note: {note}" for note in comparison.notes]
+    judged = any(change.verdict != "not judged" for change in comparison.changes)
+    lines.append("REGRESSION" if comparison.regressed else "no regression" if judged else "no verdict")
     return "\n".join(lines) + "\n"
 
 

@@ -100,9 +100,9 @@ def _folder(path: Path) -> ResultFile:
 
 
 def _all_sessions(scenario: ScenarioResult, files: Sequence[ResultFile]) -> ScenarioResult:
-    found = [(same, file.created) for file in files if (same := file.scenario(scenario.id)) is not None]
+    sessions = [(same, file.created) for file in files if (same := file.scenario(scenario.id)) is not None]
     return _with_sessions(
         scenario,
-        [one.systems[SYSTEM].samples["latency_ms"] for one, _ in found],
-        [created for _, created in found],
+        [one.systems[SYSTEM].samples["latency_ms"] for one, _ in sessions],
+        [created for _, created in sessions],
     )

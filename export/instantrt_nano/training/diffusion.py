@@ -84,7 +84,7 @@ def signal_shares() -> Tensor:
 def draw_conditions(
     data: Data, model: NanoNetworks, index: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> Conditions:
-    """What the networks are told about the pictures ``index`` [B]: true, but with parts left out or made vague."""
+    """What the networks are given about the pictures ``index`` [B]: true, but with parts left out or made vague."""
     count = len(index)
     adapter = np.where(rng.random(count) < 0.75, rng.uniform(0.6, 1.1, count), rng.uniform(0, 0.6, count))
     adapter[rng.random(count) < NO_ADAPTER] = 0

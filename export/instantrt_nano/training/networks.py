@@ -24,8 +24,8 @@ class Conditions:
     Args:
         text_tokens: f32 [B, 77, TOKEN_WIDTH].
         pooled: f32 [B, 64].
-        embeddings: f32 [B, 128], what the face attention is told.
-        net_embeddings: f32 [B, 128], what IdentityNet is told.
+        embeddings: f32 [B, 128], what the face attention is given.
+        net_embeddings: f32 [B, 128], what IdentityNet is given.
         control_images: f32 [B, 3, PICTURE_PX, PICTURE_PX] in 0..1, keypoint pictures.
         identity_strength: f32 [B].
         adapter_strength: f32 [B].

@@ -94,7 +94,7 @@ def make_pictures(
 
 def _embeddings(faces: Faces, person: Portrait, count: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Of the photo and of small pictures of it, with keypoints and brightness as they vary: f32 [count, 128]."""
-    found = []
+    embeddings = []
     for i in range(count):
         if i % 2:
             fine, keypoints = placed(person, random_place(rng))
@@ -103,13 +103,13 @@ def _embeddings(faces: Faces, person: Portrait, count: int, rng: np.random.Gener
             pixels, keypoints = person.pixels, person.keypoints
         eye_distance = np.linalg.norm(keypoints[1] - keypoints[0])
         bright = pixels * rng.uniform(0.85, 1.15) + rng.uniform(-10, 10)
-        found.append(
+        embeddings.append(
             faces.embed(
                 np.clip(np.round(bright), 0, 255).astype(np.uint8),
                 keypoints + rng.normal(0, 0.02, (5, 2)) * eye_distance,
             )
         )
-    return np.array(found)
+    return np.array(embeddings)
 
 
 def averaged(fine: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

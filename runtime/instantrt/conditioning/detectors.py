@@ -86,14 +86,14 @@ class Detector:
             photo: u8 [H, W, 3].
             px: side of the input.
         """
-        found = _NONE
+        candidates = _NONE
         for views in self.passes(photo, px):
-            found = self._suppressed(Candidates.joined([self._look(run, view, px) for view in views]))
-            if self.zoom and len(found):
-                found = self._zoomed(run, photo, px, found)
-            if len(found):
+            candidates = self._suppressed(Candidates.joined([self._look(run, view, px) for view in views]))
+            if self.zoom and len(candidates):
+                candidates = self._zoomed(run, photo, px, candidates)
+            if len(candidates):
                 break
-        return found
+        return candidates
 
     def _look(self, run: Run, view: View, px: int) -> Candidates:
         candidates = self.decode(run({"image": view.pixels[None]}), px)
@@ -103,9 +103,9 @@ class Detector:
         ordered = candidates.take(np.argsort(-candidates.scores, kind="stable"))
         return ordered.take(suppress(ordered.boxes, self.max_overlap))
 
-    def _zoomed(self, run: Run, photo: Photo, px: int, found: Candidates) -> Candidates:
+    def _zoomed(self, run: Run, photo: Photo, px: int, candidates: Candidates) -> Candidates:
         """Each face seen again from near, where boxes and keypoints are finer; false alarms do not come back."""
-        again = [self._look_again(run, photo, px, box) for box in found.boxes]
+        again = [self._look_again(run, photo, px, box) for box in candidates.boxes]
         return self._suppressed(Candidates.joined(again))
 
     def _look_again(self, run: Run, photo: Photo, px: int, box: Floats) -> Candidates:

@@ -53,8 +53,11 @@ class FaceStage:
 
     def detect(self, photo: Photo) -> list[Face]:
         """All faces found in u8 RGB ``photo`` [H, W, 3], the largest box first; may be empty."""
-        found = self._kind.detect(self._detector, photo, self._px)
-        faces = [Face(b, k, float(s)) for b, k, s in zip(found.boxes, found.keypoints, found.scores, strict=True)]
+        candidates = self._kind.detect(self._detector, photo, self._px)
+        faces = [
+            Face(b, k, float(s))
+            for b, k, s in zip(candidates.boxes, candidates.keypoints, candidates.scores, strict=True)
+        ]
         return sorted(faces, key=lambda face: face.area_px, reverse=True)
 
     def largest(self, photo: Photo, role: str) -> tuple[Face, int]:

@@ -1,4 +1,4 @@
-"""From photos to what the diffusion networks are told about the person: embedding, keypoint picture, face box."""
+"""From photos to what the diffusion networks are given of the person: embedding, keypoint picture, face box."""
 
 from __future__ import annotations
 

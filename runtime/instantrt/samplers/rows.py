@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """All network calls of one sampling run; ``timesteps`` float64 [len(rows)] is what the networks are told.
+    """All network calls of one sampling run; ``timesteps`` float64 [len(rows)] is what the networks are given.
 
     ``noise_draws`` counts the draws of the picture's shape that diffusers takes after the initial noise.
     """

@@ -71,7 +71,7 @@ class StepTable:
 
     Attributes:
         rows: float32 [n, 10], the columns of ``contracts.STEP_COLUMNS``; n network calls (2 * steps - 1 for Heun).
-        timesteps: float32 [n], what the networks are told at each row.
+        timesteps: float32 [n], what the networks are given at each row.
         init_noise_sigma: standard deviation of the first latents.
         noise_draws: how many draws of the picture's shape follow the initial noise in the reference's generator;
             draw i feeds row i.

@@ -75,7 +75,7 @@ def convert(package: Path, outputs: Mapping[str, str] | None = None) -> onnx.Mod
 
 def _weights(spec: Mapping[str, Any], data: bytes) -> dict[str, npt.NDArray[Any]]:
     """The stored weights by node name, float16 or whole numbers."""
-    found: dict[str, npt.NDArray[Any]] = {}
+    tensors: dict[str, npt.NDArray[Any]] = {}
     offset = 0
     for group in spec["weightsManifest"]:
         for entry in group["weights"]:
@@ -83,11 +83,11 @@ def _weights(spec: Mapping[str, Any], data: bytes) -> dict[str, npt.NDArray[Any]
             if dtype not in (np.float16, np.float32, np.int32):
                 raise ValueError(f"{entry['name']} is stored as {dtype}")
             count = prod(entry["shape"])
-            found[entry["name"]] = np.frombuffer(data, dtype, count, offset).reshape(entry["shape"])
+            tensors[entry["name"]] = np.frombuffer(data, dtype, count, offset).reshape(entry["shape"])
             offset += count * dtype.itemsize
     if offset != len(data):
         raise ValueError(f"the manifest describes {offset} bytes, the file has {len(data)}")
-    return found
+    return tensors
 
 
 def _needed(graph: Mapping[str, Node], outputs: list[str]) -> list[Node]:

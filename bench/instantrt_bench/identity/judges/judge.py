@@ -80,8 +80,8 @@ def insightface_judges(folder: Path, encoder: Path) -> list[Judge]:
         JudgeError: a file is no network, or none that takes faces of 112x112 pixels.
     """
     own = FileRecord.of(encoder).sha256
-    found = (path for path in sorted(folder.rglob("*.onnx")) if _is_recognition(path))
-    return [_recognition_judge(path) for path in found if FileRecord.of(path).sha256 != own]
+    networks = (path for path in sorted(folder.rglob("*.onnx")) if _is_recognition(path))
+    return [_recognition_judge(path) for path in networks if FileRecord.of(path).sha256 != own]
 
 
 def _is_recognition(path: Path) -> bool:
