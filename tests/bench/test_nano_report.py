@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from instantrt import InstantID
+from instantrt.cli.command import ExitStatus
 from instantrt_bench.fidelity.pair import compare
 from instantrt_bench.identity.face_conditions import CheckpointEncoder
 from instantrt_bench.identity.judges.judge import encoder_judge, faceres_judge
@@ -149,7 +150,7 @@ def test_the_command_writes_figures_and_sheets(trained_bundle, tmp_path, monkeyp
 
 def test_the_command_reports_a_mistake(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["nano", str(tmp_path / "absent")])
-    assert command.main() == 2
+    assert command.main() == ExitStatus.USER_ERROR
     assert "absent" in capsys.readouterr().err
 
 
