@@ -80,7 +80,7 @@ def make_nano(out: Path, seed: int = 0) -> Path:
         CheckpointError: ``out`` holds something already.
     """
     if not 0 <= seed < 2**31:
-        raise CheckpointError(f"The seed must lie in 0..{2**31 - 1}", found=str(seed))
+        raise CheckpointError("the seed is out of range", found=str(seed), hint=f"use one from 0 to {2**31 - 1}")
     _expect_empty(out)
     with torch.random.fork_rng(devices=[]):  # constructors draw weights that are then replaced
         return write_nano(out, lambda vocabulary: _random_parts(seed, vocabulary))
@@ -134,7 +134,7 @@ def _random_parts(seed: int, vocabulary: int) -> NanoParts:
 
 def _expect_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is in use", hint="name a new or an empty folder")
+        raise CheckpointError(f"{out} is in use", found="files in it", hint="name a new or an empty folder")
 
 
 def _save(model: Any, folder: Path) -> None:

@@ -33,5 +33,5 @@ def open_target(name: str, bundle: Bundle, options: TargetOptions) -> Target:
         RequestError: an unknown target, or an option that it lacks; the message lists the known ones.
     """
     if name not in TARGETS:
-        raise RequestError(f"unknown target {name!r}", hint=f"use one of: {', '.join(TARGETS)}")
+        raise RequestError("unknown target", found=repr(name), hint=f"use one of: {', '.join(TARGETS)}")
     return TARGETS[name](bundle, options)

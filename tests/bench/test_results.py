@@ -86,7 +86,7 @@ def test_missing_files_and_other_kinds_are_named(results: ResultFile, tmp_path: 
     with pytest.raises(ResultError, match="cannot be read"):
         read_results(tmp_path / "absent.json")
     results.write(tmp_path / "latency.json")
-    with pytest.raises(ResultError, match="holds latency results"):
+    with pytest.raises(ResultError, match="no file of identity results"):
         read_results(tmp_path / "latency.json", "identity")
 
 

@@ -123,7 +123,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         photos, prompts = readers[path.suffix.lower()](path)
     except OSError as error:
-        raise ManifestError(f"{path} cannot be read", found=error.strerror) from error
+        raise ManifestError(f"{path} cannot be read", found=str(error.strerror), hint="check the path") from error
     except (ValueError, csv.Error) as error:  # ValueError: no JSON, or not UTF-8
         raise ManifestError(f"{path} cannot be read", found=str(error), hint=f"write it like {EXAMPLE}") from error
     manifest = Manifest(path, tuple(photos), tuple(prompts))
@@ -138,7 +138,8 @@ def _from_json(path: Path) -> tuple[list[PhotoEntry], list[PromptEntry]]:
         raise ManifestError(f"{path} is not a manifest of format {FORMAT}", found=found, hint=f"write {EXAMPLE}")
     unknown = set(data) - {"format", "photos", "prompts"}
     if unknown:
-        raise ManifestError(f"{path} has unknown fields", found=", ".join(sorted(unknown)))
+        hint = _known(("format", "photos", "prompts"))
+        raise ManifestError(f"{path} has unknown fields", found=", ".join(sorted(unknown)), hint=hint)
     return (
         [_entry(PhotoEntry, row, f"photo {i} of {path}") for i, row in enumerate(_rows(data, "photos", path), 1)],
         [_entry(PromptEntry, row, f"prompt {i} of {path}") for i, row in enumerate(_rows(data, "prompts", path), 1)],
@@ -148,7 +149,8 @@ def _from_json(path: Path) -> tuple[list[PhotoEntry], list[PromptEntry]]:
 def _rows(data: Mapping[str, Any], name: str, path: Path) -> Sequence[Mapping[str, Any]]:
     rows = data.get(name, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ManifestError(f"{name} of {path} is not a list of objects", found=type(rows).__name__)
+        what = f"{name} of {path} is not a list of objects"
+        raise ManifestError(what, found=type(rows).__name__, hint=f"write it like {EXAMPLE}")
     return rows
 
 
@@ -164,11 +166,14 @@ def _from_csv(path: Path) -> tuple[list[PhotoEntry], list[PromptEntry]]:
         for row in reader:
             where = f"line {reader.line_num} of {path}"
             if None in row or None in row.values():
-                raise ManifestError(f"{where} does not have as many cells as the header")
+                found = f"{len(row)} columns in the header"
+                raise ManifestError(f"{where} has more or fewer cells", found=found, hint="leave cells empty")
             filled = {key: value.strip() for key, value in row.items() if value.strip()}
             if ("photo" in filled) == ("prompt" in filled):
                 raise ManifestError(
-                    f"{where} must have either a photo or a prompt", found=", ".join(filled) or "nothing"
+                    f"{where} must have either a photo or a prompt",
+                    found=", ".join(filled) or "nothing",
+                    hint="give each photo and each prompt a line of its own",
                 )
             if "photo" in filled:
                 photos.append(_entry(PhotoEntry, filled, where))
@@ -197,7 +202,7 @@ def _check(manifest: Manifest) -> None:
     )
     for name, listed in entries:
         if not listed:
-            raise ManifestError(f"{manifest.path} lists no {name}", hint=f"write it like {EXAMPLE}")
+            raise ManifestError(f"{manifest.path} lists no {name}", found="none", hint=f"write it like {EXAMPLE}")
         ids = [entry.id for entry in listed]
         twice = sorted({i for i in ids if ids.count(i) > 1})
         bad = [i for i in ids if not ID_PATTERN.fullmatch(i)]
@@ -205,6 +210,7 @@ def _check(manifest: Manifest) -> None:
             raise ManifestError(
                 f"ids of {name} in {manifest.path} must differ and consist of letters, digits, '_', '-' and '.'",
                 found=", ".join([*twice, *bad]),
+                hint="give each a name of its own",
             )
     for photo in manifest.photos:
         for location in filter(None, (photo.photo, photo.pose)):
@@ -220,7 +226,8 @@ def _file(location: str, manifest: Path) -> Path:
     if not location.startswith(PACKAGE_PREFIX):
         path = manifest.parent / location
         if not path.is_file():
-            raise ManifestError(f"{manifest} names a photo that is not there", found=f"no file {path}")
+            hint = "photos are looked for beside the manifest"
+            raise ManifestError(f"{manifest} names a photo that is not there", found=f"no file {path}", hint=hint)
         return path
     package, _, inside = location.removeprefix(PACKAGE_PREFIX).partition("/")
     spec = find_spec(package) if package.isidentifier() else None
@@ -233,7 +240,8 @@ def _file(location: str, manifest: Path) -> Path:
     for folder in spec.submodule_search_locations:
         if (Path(folder) / inside).is_file():
             return Path(folder) / inside
-    raise ManifestError(f"{manifest} names a photo that its package does not carry", found=location)
+    what = f"{manifest} names a photo that its package does not carry"
+    raise ManifestError(what, found=location, hint=f"name a file of the installed {package}, or a path")
 
 
 def _known(names: object) -> str:

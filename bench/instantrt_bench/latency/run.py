@@ -95,7 +95,8 @@ def _results(options: LatencyOptions, bundle: Bundle, rules: Rules, gpu: dict[st
     old = read_results(options.out, "latency")
     differing = [name for name in SAME_TO_APPEND if getattr(old, name) != getattr(new, name)]
     if differing:
-        raise ResultError(f"these measurements do not belong into {options.out}", found=f"other {', '.join(differing)}")
+        what, found = f"these measurements do not belong into {options.out}", f"other {', '.join(differing)}"
+        raise ResultError(what, found=found, hint="name another file with --out, or leave out --append")
     return old
 
 
@@ -124,7 +125,9 @@ def missed_goals(results: ResultFile, ratio: float | None, overhead_us: float | 
 
 def _rules(options: LatencyOptions) -> Rules:
     if not 1 <= options.min_samples <= options.max_samples or options.warm_up < 1:
-        raise RequestError("--min-samples must be from 1 to --max-samples, and --warm-up at least 1")
+        found = f"--min-samples {options.min_samples}, --max-samples {options.max_samples}, --warm-up {options.warm_up}"
+        what = "--min-samples must be from 1 to --max-samples, and --warm-up at least 1"
+        raise RequestError(what, found=found, hint="leave them out for 20, 40 and 2")
     return Rules(
         options.warm_up, options.min_samples, options.max_samples, options.noise, options.max_seconds, options.min_psnr
     )
@@ -138,7 +141,8 @@ def _specs(options: LatencyOptions) -> list[SystemSpec]:
     default = [RUNTIME_ONNXRUNTIME, *([REFERENCE_EAGER] if options.checkpoint else [])]
     names: Sequence[str] = list(dict.fromkeys(options.systems or default))
     if options.checkpoint is None and any(name.startswith("reference-") for name in names):
-        raise RequestError("the reference needs the checkpoint that the bundle was made from", hint="--checkpoint")
+        what = "the reference needs the checkpoint that the bundle was made from"
+        raise RequestError(what, found="no --checkpoint", hint="name its folder or hub id with --checkpoint")
     return [SystemSpec(name, options.bundle, options.checkpoint, _threads(options)) for name in names]
 
 
@@ -146,14 +150,15 @@ def _photo(path: Path | None) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
     except OSError as error:
-        raise PhotoError(f"{path} cannot be read", found=error.strerror) from error
+        raise PhotoError(f"{path} cannot be read", found=str(error.strerror), hint="check the path") from error
 
 
 def _peak(options: LatencyOptions, gpu: str | None) -> Peak | None:
     if options.peak_tflops is not None and options.peak_gbs is not None:
         return Peak(options.peak_tflops, options.peak_gbs, "given on the command line")
     if options.peak_tflops is not None or options.peak_gbs is not None:
-        raise RequestError("--peak-tflops and --peak-gbs belong together")
+        found = f"--peak-tflops {options.peak_tflops}, --peak-gbs {options.peak_gbs}"
+        raise RequestError("--peak-tflops and --peak-gbs belong together", found=found, hint="give both or neither")
     return measured_cpu_peak() if options.measure_peak else gpu_peak(gpu)
 
 

@@ -62,7 +62,8 @@ class Scenario:
         known = [field.name for field in fields(cls)]
         unknown = [name for name in data if name not in known]
         if unknown:
-            raise RequestError(f"a scenario has no {unknown[0]!r}", hint=f"a scenario's keys are {', '.join(known)}")
+            hint = f"a scenario's keys are {', '.join(known)}"
+            raise RequestError("a scenario has an unknown key", found=repr(unknown[0]), hint=hint)
         return cls(**data)
 
 
@@ -84,15 +85,19 @@ def load_scenarios(name: str, only: str | None = None) -> list[Scenario]:
     except InstantRTError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(f"{name} is not a set of scenarios", found=f"{type(error).__name__}: {error}") from error
+        hint = 'write {"scenarios": [{"steps": 30}]}'
+        found = f"{type(error).__name__}: {error}"
+        raise RequestError(f"{name} is not a set of scenarios", found=found, hint=hint) from error
     chosen = [scenario for scenario in scenarios if only is None or only in scenario.id]
     if not chosen:
         raise RequestError(
             f"{name} has no scenario whose id contains {only!r}" if scenarios else f"{name} has no scenarios",
-            found="; ".join(scenario.id for scenario in scenarios) or None,
+            found="; ".join(scenario.id for scenario in scenarios) or "an empty list",
+            hint="name one with --only, or add scenarios to the file",
         )
     if len({scenario.id for scenario in chosen}) < len(chosen):
-        raise RequestError(f"{name} has the same scenario twice")
+        ids = ", ".join(sorted({s.id for s in chosen if [c.id for c in chosen].count(s.id) > 1}))
+        raise RequestError(f"{name} has the same scenario twice", found=ids, hint="remove one of them")
     return chosen
 
 

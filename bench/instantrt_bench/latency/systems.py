@@ -86,7 +86,8 @@ def open_system(spec: SystemSpec) -> System:
         return RuntimeSystem(spec)
     if spec.name in (REFERENCE_EAGER, REFERENCE_COMPILED):
         return ReferenceSystem(spec)
-    raise RequestError(f"unknown system {spec.name!r}")
+    known = ", ".join((*TARGET_OF, REFERENCE_EAGER, REFERENCE_COMPILED))
+    raise RequestError("unknown system", found=repr(spec.name), hint=f"use one of: {known}")
 
 
 class RuntimeSystem:
@@ -134,7 +135,8 @@ class ReferenceSystem:
         from instantrt_export.checkpoint import Checkpoint
 
         if spec.checkpoint is None:
-            raise RequestError(f"{spec.name} needs the checkpoint that the bundle was made from")
+            what = f"{spec.name} needs the checkpoint that the bundle was made from"
+            raise RequestError(what, found="none", hint="name it with --checkpoint")
         self._reference = Reference.load(Checkpoint.open(spec.checkpoint), threads=spec.threads)
         if spec.name == REFERENCE_COMPILED:
             self._reference.compile()

@@ -41,7 +41,9 @@ def read_history(folder: Path) -> list[Kept]:
         ResultError: there is no such folder, or a file in it is damaged.
     """
     if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder", hint="`instantrt bench history FOLDER --add FILE` makes one")
+        found = "a file" if folder.exists() else "nothing there"
+        hint = "`instantrt bench history FOLDER --add FILE` makes one"
+        raise ResultError(f"{folder} is not a folder", found=found, hint=hint)
     kept = [Kept(path, read_results(path)) for path in sorted(folder.glob("*.json"))]
     return sorted(kept, key=lambda one: (one.results.created, one.path.name))
 

@@ -22,7 +22,9 @@ def run_compare(options: CompareOptions) -> ExitStatus:
         RequestError: a threshold or confidence that makes no sense.
     """
     if not options.threshold > 0 or not 0 < options.confidence < 1:
-        raise RequestError("--threshold must be above 0, and --confidence between 0 and 1")
+        found = f"--threshold {options.threshold:g}, --confidence {options.confidence:g}"
+        what = "--threshold must be above 0, and --confidence between 0 and 1"
+        raise RequestError(what, found=found, hint="e.g. 0.05 and 0.95, the defaults")
     before, after = read_any_results(options.before), read_any_results(options.after)
     rule = Rule(options.threshold, options.threshold_apart, options.confidence)
     comparison = compare_results(before, after, rule)

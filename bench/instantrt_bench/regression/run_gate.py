@@ -35,7 +35,8 @@ def run_gate(options: GateOptions) -> ExitStatus:
         ResultError: a session could not be measured, or the results are not comparable.
     """
     if options.sessions < 1 or options.samples < 1:
-        raise RequestError("--sessions and --samples must be at least 1")
+        found = f"--sessions {options.sessions}, --samples {options.samples}"
+        raise RequestError("--sessions and --samples must be at least 1", found=found, hint="leave them out")
     before = Side(options.before_python, options.before_bundle, options.out / "before.json")
     after = Side(options.after_python, options.after_bundle, options.out / "after.json")
     for side in (before, after):
@@ -69,8 +70,10 @@ def _measure(side: Side, options: GateOptions) -> None:
             session_command(side, options), capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise ResultError(f"{side.python} cannot be started", found=error.strerror) from error
+        hint = "name a Python interpreter in which InstantRT is installed"
+        raise ResultError(f"{side.python} cannot be started", found=str(error.strerror), hint=hint) from error
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip()
-        raise ResultError(f"{side.python} could not measure a session", found=said[-2000:])
+        hint = f"try it by hand: {' '.join(session_command(side, options))}"
+        raise ResultError(f"{side.python} could not measure a session", found=said[-2000:], hint=hint)
     sys.stdout.flush()

@@ -178,7 +178,7 @@ def read_results(path: Path, kind: Kind | None = None) -> ResultFile:
         data = json.loads(path.read_text(encoding="utf-8"))
         results = ResultFile.from_json(data)
     except OSError as error:
-        raise ResultError(f"{path} cannot be read", found=error.strerror) from error
+        raise ResultError(f"{path} cannot be read", found=str(error.strerror), hint="check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultError(
             f"{path} is not a result file",
@@ -186,7 +186,8 @@ def read_results(path: Path, kind: Kind | None = None) -> ResultFile:
             hint="`instantrt bench latency`, `fidelity` and `identity` write them",
         ) from error
     if kind is not None and results.kind != kind:
-        raise ResultError(f"{path} holds {results.kind} results", hint=f"name a file of `instantrt bench {kind}`")
+        what, hint = f"{path} is no file of {kind} results", f"name a file of `instantrt bench {kind}`"
+        raise ResultError(what, found=f"{results.kind} results", hint=hint)
     return results
 
 

@@ -38,6 +38,7 @@ def read_any_results(path: Path) -> ResultFile:
         missing = error.args[0]
         raise ResultError(
             f"{path} lacks {missing!r}",
+            found="a file of pytest-benchmark without it",
             hint="save the raw samples with pytest's --benchmark-save-data or --benchmark-json"
             if missing == "data"
             else "save it with pytest-benchmark 5",
@@ -91,11 +92,13 @@ def _with_sessions(
 def _folder(path: Path) -> ResultFile:
     files = sorted((read_any_results(file) for file in path.glob("*.json")), key=lambda results: results.created)
     if not files or files[0].kind != "micro":
-        raise ResultError(f"{path} holds no results of pytest-benchmark", hint="name a file, or a folder of these")
+        found = f"{len(files)} other result files" if files else "no result files"
+        raise ResultError(f"{path} holds no results of pytest-benchmark", found=found, hint="name a folder of these")
     for file in files[1:]:
         differing = [name for name in SAME_IN_A_FOLDER if getattr(file, name) != getattr(files[0], name)]
         if differing:
-            raise ResultError(f"the files in {path} do not belong together", found=f"other {', '.join(differing)}")
+            what, found = f"the files in {path} do not belong together", f"other {', '.join(differing)}"
+            raise ResultError(what, found=found, hint="keep sessions of one commit and machine in a folder")
     return replace(files[-1], scenarios=tuple(_all_sessions(scenario, files) for scenario in files[-1].scenarios))
 
 

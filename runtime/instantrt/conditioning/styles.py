@@ -66,6 +66,6 @@ def apply_style(style: str | None, prompt: str, negative_prompt: str | None) -> 
         return prompt, negative_prompt
     preset = STYLES.get(style)
     if preset is None:
-        raise RequestError(f"unknown style {style!r}", hint=f"use one of: {', '.join(STYLES)}")
+        raise RequestError("unknown style", found=repr(style), hint=f"use one of: {', '.join(STYLES)}")
     negative = ", ".join(part for part in (preset.negative, negative_prompt) if part)
     return preset.template.format(prompt=prompt), negative

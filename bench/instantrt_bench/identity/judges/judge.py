@@ -93,10 +93,14 @@ def _recognition_judge(path: Path) -> Judge:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no base
-        raise JudgeError(f"{path} cannot be read as a network", found=str(error)) from error
+        hint = "remove it, or name another folder with --insightface"
+        raise JudgeError(f"{path} cannot be read as a network", found=str(error), hint=hint) from error
     (spec,) = session.get_inputs()[:1]
     if list(spec.shape[1:]) != [3, RECOGNITION_PX, RECOGNITION_PX]:
-        raise JudgeError(f"{path} is no recognition network", found=f"an input of shape {spec.shape}")
+        hint = (
+            f"it needs an input of [n, 3, {RECOGNITION_PX}, {RECOGNITION_PX}]; name another folder with --insightface"
+        )
+        raise JudgeError(f"{path} is no recognition network", found=f"an input of {spec.shape}", hint=hint)
 
     def embed(picture: Picture, face: Face) -> Embedding:
         crop = aligned_crop(picture, face.keypoints, TEMPLATES["arcface"]).astype(np.float32)
