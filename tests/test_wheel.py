@@ -16,7 +16,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"instantrt", "instantrt_engines", "instantrt_export", "instantrt_nano", "instantrt_bench"}
-HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "scikit-image", "rich"}
+HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "scikit-image", "matplotlib", "jinja2", "rich"}
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,13 @@ from doubles.result_files import (
 )
 from instantrt.cli import main
 from instantrt_bench.regression.history import read_history
-from instantrt_bench.report.figures import machine_text
 from instantrt_bench.report.gallery import data_uri, difference, gallery_cases
-from instantrt_bench.report.identity import signed
 from instantrt_bench.report.latency import stage_groups
-from instantrt_bench.report.markup import VOID, breakable
 from instantrt_bench.report.page import Source, page
+from instantrt_bench.report.text import breakable, machine_text, signed
 from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
 
+VOID = {"img", "meta", "wbr"}
 EVIL = "</title></script></code><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
 
@@ -74,15 +73,20 @@ def rng() -> np.random.Generator:
     return np.random.default_rng()
 
 
-@pytest.fixture
-def sources(rng: np.random.Generator, tmp_path: Path) -> list[Source]:
-    path = tmp_path / "fidelity.json"
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    rng, path = np.random.default_rng(), tmp_path_factory.mktemp("results") / "fidelity.json"
     made = [latency_results(rng), fidelity_results(rng, path), identity_results(rng)]
     return [Source(path.with_stem(results.kind), results) for results in made]
 
 
-def test_the_page_is_well_formed_with_unique_ids_and_links_that_lead_somewhere(sources: list[Source]) -> None:
-    reader = Reader(page(sources))
+@pytest.fixture(scope="module")
+def html(sources: list[Source]) -> str:
+    return page(sources)
+
+
+def test_the_page_is_well_formed_with_unique_ids_and_links_that_lead_somewhere(html: str) -> None:
+    reader = Reader(html)
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = reader.values("a", "href")
@@ -90,8 +94,7 @@ def test_the_page_is_well_formed_with_unique_ids_and_links_that_lead_somewhere(s
     assert {f"#{name}" for name in ids} >= set(targets)
 
 
-def test_nothing_outside_the_page_is_named(sources: list[Source]) -> None:
-    html = page(sources)
+def test_nothing_outside_the_page_is_named(html: str) -> None:
     reader = Reader(html)
     assert not re.findall(
         r"https?:|//[a-z]|url\(|@import|@font-face", re.sub(r"data:image/\w+;base64,[\w+/=]+", "", html)
@@ -115,8 +118,8 @@ def test_every_text_of_a_result_file_is_escaped(rng: np.random.Generator, tmp_pa
     assert reader.all_text().count(EVIL) >= 20
 
 
-def test_figures_name_command_machine_samples_and_intervals(sources: list[Source]) -> None:
-    text = Reader(page(sources)).all_text()
+def test_figures_name_command_machine_samples_and_intervals(sources: list[Source], html: str) -> None:
+    text = Reader(html).all_text()
     results = sources[0].results
     ratio = results.summary["ratio_eager"][RUNTIME_ONNXRUNTIME]
     assert f"{ratio['estimate']:.2f}\u00d7" in text
@@ -144,16 +147,16 @@ def test_every_figure_has_its_command(sources: list[Source], rng: np.random.Gene
     assert all('class="command"' in article for article in articles)
 
 
-def test_a_failed_system_is_shown_with_its_error(sources: list[Source]) -> None:
-    text = Reader(page(sources)).all_text()
+def test_a_failed_system_is_shown_with_its_error(html: str) -> None:
+    text = Reader(html).all_text()
     assert "Failed: reference-compiled: RuntimeError: no compiler <was> found & none will be" in text
 
 
 @pytest.mark.parametrize("kind", ["latency", "fidelity", "identity"])
-def test_a_missing_kind_is_said(sources: list[Source], kind: str) -> None:
+def test_a_missing_kind_is_said(sources: list[Source], html: str, kind: str) -> None:
     reader = Reader(page([source for source in sources if source.results.kind != kind]))
     assert f"no {kind} results; `instantrt bench {kind}` makes them" in reader.all_text()
-    assert f"no {kind} results" not in Reader(page(sources)).all_text()
+    assert f"no {kind} results" not in Reader(html).all_text()
 
 
 def test_no_history_and_no_pictures_are_said(sources: list[Source]) -> None:
@@ -210,9 +213,22 @@ def test_trends_keep_machines_apart_and_mark_uncommitted_changes(rng: np.random.
     assert "5 runs on Example CPU, 2 logical CPUs, 2 threads" in text
     assert "1 run on Another CPU, 64 logical CPUs, 2 threads" in text
     latency, *_ = re.findall(rf"<figure><h3>{breakable(SCENARIO)}.*?</figure>", html, re.DOTALL)
-    assert latency.count("<circle") == 10  # two systems in five runs
-    assert latency.count("hollow") == 2  # the fourth run's
-    assert latency.count("other processes kept the CPU busy") == 2 * 10  # beside each point and in its row
+    sizes = latency.count("<svg")
+    dots = re.findall(r'<g class="dot">.*?<circle ([^>]*)>', latency, re.DOTALL)
+    assert len(dots) == sizes * 10  # two systems in five runs
+    assert sum("fill: var(--raised)" in dot for dot in dots) == sizes * 2  # hollow: the fourth run's
+    assert latency.count("other processes kept the CPU busy") == sizes * 10 + 10  # at each point and in its row
+
+
+def test_the_same_results_make_the_same_page(sources: list[Source], html: str) -> None:
+    assert page(sources) == html
+
+
+def test_columns_of_numbers_stand_flush_right_with_their_heads(html: str) -> None:
+    networks = html.partition("<summary>All figures</summary>")[2].partition("</table>")[0]
+    heads = Reader(networks.partition("<tbody>")[2].partition("</tr>")[0] + "</tr>").elements
+    assert re.findall(r'<th scope="col"([^>]*)>', networks) == ["", *[' class="number"'] * 3, "", ""]
+    assert [attributes.get("class") for tag, attributes in heads if tag == "td"] == [*["number"] * 3, None, None]
 
 
 def test_the_gallery_starts_with_the_worst_case_and_is_cut(sources: list[Source]) -> None:

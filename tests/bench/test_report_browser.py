@@ -1,8 +1,9 @@
-"""The report in a real browser: nothing fetched, nothing cut off, dark mode, tables without scripts, zoom."""
+"""The report in a real browser: nothing fetched, nothing cut off or tiny, dark mode, tables without scripts, zoom."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from doubles.chromium import Browser, Page, chromium, find_chromium
 from doubles.result_files import fidelity_results, identity_results, latency_results, make_history
 from instantrt.cli import main
+from instantrt_bench.results.files import RUNTIME_ONNXRUNTIME, SYSTEMS, ResultFile
 
 PROGRAM = find_chromium()
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")]
@@ -21,7 +23,7 @@ SCALE = "new DOMMatrix(getComputedStyle(document.querySelector('#zoom [data-foll
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng()
     files = [folder / f"{kind}.json" for kind in ("latency", "fidelity", "identity")]
-    latency_results(rng).write(files[0])
+    _with_all_systems(latency_results(rng)).write(files[0])
     fidelity_results(rng, files[1]).write(files[1])
     identity_results(rng).write(files[2])
     make_history(rng, folder / "history")
@@ -73,15 +75,35 @@ def test_nothing_sticks_out_sideways(page: Page, report: Path, width: int) -> No
     assert page.value(wider) == []
 
 
+def test_no_table_hides_columns_on_a_desktop(page: Page, report: Path) -> None:
+    page.open(report)
+    page.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    boxes = "[...document.querySelectorAll('.scroll')].map((one) => [one.ariaLabel, one.scrollWidth - one.clientWidth])"
+    hidden = page.value(boxes)
+    assert {"times", "Roofline", "All runs", "judges", "face conditions"} <= {label for label, _ in hidden}
+    assert [label for label, px in hidden if px > 0] == []
+
+
+@pytest.mark.parametrize("width", [360, 375, 768, 840, 1280])
+def test_text_of_charts_is_neither_tiny_nor_huge(page: Page, report: Path, width: int) -> None:
+    page.size(width)
+    page.open(report)
+    sizes_px = page.value("""[...document.querySelectorAll('.chart svg')].filter((svg) => svg.getClientRects().length)
+        .map((svg) => 12 * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)""")
+    assert len(sizes_px) == page.value("document.querySelectorAll('.chart').length") > 8
+    assert min(sizes_px) >= 10
+    assert max(sizes_px) <= 15
+
+
 @pytest.mark.parametrize("width", [360, 1280])
-def test_labels_of_an_axis_do_not_overlap(page: Page, report: Path, width: int) -> None:
+def test_texts_of_a_chart_do_not_overlap(page: Page, report: Path, width: int) -> None:
     page.size(width)
     page.open(report)
     overlaps = """[...document.querySelectorAll('svg')].flatMap((svg) => {
-        const boxes = [...svg.querySelectorAll('text.tick')]
+        const boxes = [...svg.querySelectorAll('text')].filter((one) => one.getClientRects().length)
             .map((one) => [one.textContent, one.getBoundingClientRect()]);
         return boxes.flatMap(([text, a], i) => boxes.slice(i + 1).filter(([, b]) =>
-            a.left < b.right + 4 && b.left < a.right + 4 && a.top + 2 < b.bottom && b.top + 2 < a.bottom
+            a.left < b.right + 4 && b.left < a.right + 4 && a.top + 3 < b.bottom && b.top + 3 < a.bottom
         ).map(([other]) => `${text} | ${other}`));
     })"""
     assert page.value(overlaps) == []
@@ -101,6 +123,18 @@ def test_dark_mode_turns_ground_and_ink_around(page: Page, report: Path) -> None
     assert lightness("color") > 0.8
 
 
+def test_dark_mode_changes_the_colours_of_charts(page: Page, report: Path) -> None:
+    looks = """(() => {
+        const one = (selector, name) => getComputedStyle(document.querySelector(`.chart svg + svg ${selector}`))[name];
+        return [one('.bar path', 'fill'), one('.dot circle', 'fill'), one('.line path', 'stroke'), one('text', 'fill')];
+    })()"""
+    page.open(report)
+    page.colour_scheme("light")
+    light = page.value(looks)
+    page.colour_scheme("dark")
+    assert all(before != after for before, after in zip(light, page.value(looks), strict=True))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(page: Page, report: Path, scheme: str) -> None:
     """WCAG 2.1's contrast of normal text, 4.5, on whatever opaque ground lies below."""
@@ -116,11 +150,11 @@ def test_text_stands_out_from_its_ground(page: Page, report: Path, scheme: str) 
                 if (found.length === 3) return found;
             }
         };
-        return [...document.querySelectorAll('h1, h2, h3, p, li, td, th, code, summary, dt, dd, a, .tick, .value')]
+        return [...document.querySelectorAll('h1, h2, h3, p, li, td, th, code, summary, dt, dd, a, .chart text')]
             .filter((one) => one.textContent.trim() && one.getClientRects().length && !one.closest('dialog'))
             .map((one) => {
                 const style = getComputedStyle(one);
-                const a = light(parts(one.matches('.tick') ? style.fill : style.color)), b = light(ground(one));
+                const a = light(parts(one.matches('text') ? style.fill : style.color)), b = light(ground(one));
                 return [one.outerHTML.slice(0, 100), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
             }).filter(([, contrast]) => contrast < 4.5);
     })()"""
@@ -133,7 +167,7 @@ def test_tables_and_figures_are_there_without_scripts(page: Page, report: Path) 
     tables = page.boxes("figure > .scroll > table")
     assert len(tables) >= 3
     assert all(width > 200 and height > 40 for width, height in tables)
-    assert all(width > 200 for width, _ in page.boxes("svg.plot, .row > svg"))
+    assert all(width > 200 for width, _ in page.boxes(".chart svg + svg"))
     assert all(width > 50 for width, _ in page.boxes(".tile img"))
     assert page.complaints == []
 
@@ -194,6 +228,14 @@ def test_without_scripts_the_link_enlarges_the_picture(page: Page, report: Path)
     small = page.boxes("#case-1-runtime img")[0][0]
     _click(page, "#case-1-runtime a")
     assert page.boxes("#case-1-runtime img")[0][0] > 3 * small
+
+
+def _with_all_systems(results: ResultFile) -> ResultFile:
+    """As wide as tables get: figures of every system."""
+    scenarios = [
+        replace(one, systems=dict.fromkeys(SYSTEMS, one.systems[RUNTIME_ONNXRUNTIME])) for one in results.scenarios
+    ]
+    return replace(results, scenarios=tuple(scenarios))
 
 
 def _click(page: Page, selector: str) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from instantrt_bench.latency.roofline import Peak, Roofline
 from instantrt_bench.regression.history import keep
 from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
 from instantrt_bench.results.pictures import PictureFolder
 from instantrt_bench.results.statistics import median_interval, paired_mean_difference, paired_ratio, summarise
+from instantrt_engines.cost import Cost
 
 SCENARIO = "e2e/steps=10/samples=1/guidance=5/size=128x128/sampler=euler"
 SLOW_SCENARIO, SLOW = SCENARIO.replace("steps=10", "steps=100"), 14.2  # times as slow: figures of many digits
@@ -21,6 +23,9 @@ STAGES = {
     RUNTIME_ONNXRUNTIME: {"photo": 3.0, "face": 20.0, "text": 2.0, "denoise": 190.0, "decode": 21.0, "encode": 0.5},
     REFERENCE_EAGER: {"photo and face": 24.0, "prepare": 12.0, "denoise": 520.0, "decode": 33.0, "encode": 0.5},
 }
+
+COST = Cost(parameters=2_000_000, weight_bytes=8_000_000, flops=2_000_000_000, bytes=9_000_000)
+PEAK = Peak(tflops=0.2, gbs=20.0, source="measured: numpy's fp32 product of 1024x1024 matrices, copy of 128 MiB")
 
 
 def result_file(kind: Any, scenarios: Sequence[ScenarioResult], summary: dict[str, Any], **changes: Any) -> ResultFile:
@@ -142,6 +147,7 @@ def _timed(latency_ms: list[float], stages_ms: dict[str, list[float]]) -> System
         "cold_start_ms": {"total_ms": 5000.0},
         "peak_host_bytes": 700_000_000,
         "peak_device_bytes": None,
+        "roofline": {part: Roofline.of(COST, ms, PEAK).to_json() for part, ms in (("denoise", 19.0), ("decode", 21.0))},
     }
     return SystemResult("ok", samples={"latency_ms": latency_ms, "stages_ms": stages_ms}, summary=summary)
 

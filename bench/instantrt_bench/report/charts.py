@@ -1,270 +1,185 @@
-"""Figures as inline SVG. Text keeps its size at every width: across, all places are shares of the figure's width."""
+"""The report's two kinds of charts: rows of bars or dots over one axis, and points over two."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from textwrap import TextWrapper
+from typing import Any
 
-from instantrt_bench.report.axis import Axis
-from instantrt_bench.report.figures import number, tick_text
-from instantrt_bench.report.markup import Html, breakable, tag
+from markupsafe import Markup
+from matplotlib.axes import Axes
 
-BAR_PX, ROW_PX, AXIS_PX, PLOT_PX = 12, 22, 20, 220
-MOST_LABELS = 4
-SHORT_LABEL, SHORT_TEXT = 26, 40  # characters that fit beside a plot on a wide screen
+from instantrt_bench.report.svg import COLOURS, LINE_PX, drawings
 
+POINTS_PX, AXIS_PX = 290, 48
+MARK: dict[str, Any] = {"color": COLOURS["soft"], "lw": 1, "ls": (0, (4, 3)), "gid": "mark"}
+SYSTEM_COLOURS = {
+    "runtime": "s1",
+    "runtime-onnxruntime": "s1",
+    "runtime-tensorrt": "s2",
+    "runtime-tensorrt-rtx": "s3",
+    "reference-eager": "s0",
+    "reference-compiled": "s4",
+}
+"""Colours follow the system, not its place in a figure; others get s5."""
 
-@dataclass(frozen=True)
-class Row:
-    """One line of a row chart.
-
-    Args:
-        label: names it.
-        text: its figures in words.
-        css: class of its colour.
-        value: the estimate; None leaves the line empty.
-        bounds: of the estimate's interval.
-        samples: drawn as dots.
-        bar: whether a bar reaches from the axis' low end to the value.
-    """
-
-    label: str
-    text: str
-    css: str
-    value: float | None = None
-    bounds: tuple[float, float] | None = None
-    samples: Sequence[float] = ()
-    bar: bool = False
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A value that matters on an axis, e.g. a limit."""
+class Chart:
+    """One figure, drawn at several sizes, and what its colours and dashed lines mean."""
 
-    value: float
-    label: str
+    drawings: Sequence[Markup]
+    legend: Mapping[str, str]
+    marks: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a stacked bar."""
+    """One piece of a bar."""
 
     label: str
     value: float
-    css: str
+    colour: str
 
 
 @dataclass(frozen=True)
-class Stack:
-    """One stacked bar."""
+class Row:
+    """One line of a row chart: a bar made of parts, or a dot; with its interval and samples."""
 
     label: str
     text: str
-    parts: Sequence[Part]
+    colour: str = "ink"
+    parts: Sequence[Part] = ()
+    dot: float | None = None
+    bounds: Bounds | None = None
+    samples: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a line or cloud.
-
-    Args:
-        x: across.
-        y: up.
-        title: shown when it is pointed at.
-        bounds: of y's interval.
-        hollow: whether it is only outlined.
-    """
+    """One point of a series, its title shown when it is pointed at."""
 
     x: float
     y: float
     title: str = ""
-    bounds: tuple[float, float] | None = None
+    bounds: Bounds | None = None
     hollow: bool = False
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour, joined by a line or not; unnamed series get no entry in the legend."""
+    """Points of one colour: joined by a line, faint or not, or drawn as dots, or both."""
 
     label: str
-    css: str
+    colour: str
     points: Sequence[Point]
     joined: bool = True
     dots: bool = True
+    faint: bool = False
 
 
-def row_chart(rows: Sequence[Row], axis: Axis, unit: str, marks: Sequence[Mark] = ()) -> Html:
-    """Lines of bars or dots over one axis, each below its own text."""
-    coloured = len({row.css for row in rows}) > 1
-    short = all(len(row.label) <= SHORT_LABEL and len(row.text) <= SHORT_TEXT for row in rows)
-    lines = []
-    for row in rows:
-        head = _row_head(row.label, row.text, row.css if coloured else None)
-        lines.append(tag("div", *head, _row_plot(row, axis, marks), class_="row"))
-    return tag("div", *lines, _x_axis(axis, unit, marks), class_="rows beside" if short else "rows")
+def system_colour(system: str) -> str:
+    """The colour of a system's bars and points."""
+    return SYSTEM_COLOURS.get(system, "s5")
 
 
-def stack_chart(stacks: Sequence[Stack], axis: Axis, unit: str) -> Html:
-    """Bars made of parts, over one axis from 0, with a legend."""
-    lines = []
-    for stack in stacks:
-        start, pieces = 0.0, []
-        for part in stack.parts:
-            left, right = axis.at(start), axis.at(start + part.value)
-            title = tag("title", f"{part.label}: {number(part.value)} {unit}")
-            place = {"x": _percent(left), "width": _percent(right - left)}
-            pieces.append(tag("rect", title, y=2, height=ROW_PX - 4, class_=f"part {part.css}", **place))
-            start += part.value
-        plot = tag(
-            "svg", *_grid(axis, ROW_PX), *pieces, class_="line", height=ROW_PX, role="img", aria_label=stack.text
-        )
-        lines.append(tag("div", *_row_head(stack.label, stack.text, None), plot, class_="row"))
-    entries = {part.label: part.css for stack in stacks for part in stack.parts}
-    return tag("div", legend(entries), *lines, _x_axis(axis, unit, ()), class_="rows")
+def row_chart(rows: Sequence[Row], unit: str, *, marks: Mapping[str, float] | None = None, log: bool = False) -> Chart:
+    """Bars or dots over one axis, each below its label and figures; ``marks`` are lines across all of them."""
+
+    def draw(axes: Axes, _: int, characters: int) -> float:
+        bottom = 0.0  # in lines of text
+        for row in rows:
+            lines = _wrapped(f"{row.label}: {row.text}", characters)
+            for number, line in enumerate(lines):
+                place = (0, bottom + number + 0.5)
+                axes.text(*place, line, transform=axes.get_yaxis_transform(), va="center", in_layout=False)
+            bottom += len(lines) + 1.7
+            _draw_row(axes, row, bottom - 1.2)
+        axes.set(ylim=(bottom, 0), yticks=(), xlabel=unit)
+        for value in (marks or {}).values():
+            axes.axvline(value, **MARK)
+        return LINE_PX * bottom + AXIS_PX
+
+    label = "; ".join(f"{row.label}: {row.text}" for row in rows)
+    legend = {part.label: part.colour for row in rows for part in row.parts if part.label}
+    return Chart(drawings(draw, label, ("log" if log else "linear", "linear")), legend, list(marks or ()))
 
 
-def point_plot(
+def point_chart(
     series: Sequence[Series],
-    x_axis: Axis,
-    y_axis: Axis,
-    *,
     label: str,
-    y_unit: str,
-    x_unit: str = "",
-    x_labels: Sequence[str] | None = None,
-    marks: Sequence[Mark] = (),
-    diagonal: bool = False,
-) -> Html:
-    """Lines or clouds of points over two axes.
+    units: tuple[str, str],
+    *,
+    names: Sequence[str] | None = None,
+    marks: Mapping[str, float] | None = None,
+    log: bool = False,
+    zero: bool = False,
+) -> Chart:
+    """Lines or clouds of points.
 
     Args:
         series: drawn one over the other.
-        x_axis: across.
-        y_axis: up.
         label: what the figure shows, for those who cannot see it.
-        y_unit: stands above the figure.
-        x_unit: stands below it.
-        x_labels: names of x = 0, 1, 2... in place of numbers; as many are shown as fit.
+        units: of the axis across and of the axis up.
+        names: of x = 0, 1, 2... in place of numbers; as many are shown as fit, the last among them.
         marks: lines across.
-        diagonal: whether x = y is drawn.
+        log: whether the axis up is logarithmic.
+        zero: whether it begins at 0.
     """
-    drawn: list[Html] = []
-    for tick in y_axis.ticks:
-        y = _y(y_axis, tick)
-        drawn.append(tag("line", x1="0%", x2="100%", y1=y, y2=y, class_="grid"))
-        drawn.append(tag("text", tick_text(tick), x=-6, y=y + 4, class_="tick end"))
-    drawn += _x_ticks(x_axis, x_labels)
-    for mark in marks:
-        y = _y(y_axis, mark.value)
-        drawn.append(tag("line", x1="0%", x2="100%", y1=y, y2=y, class_="mark"))
-        drawn.append(tag("text", mark.label, x="100%", y=y - 4, class_="tick end"))
-    if diagonal:
-        low, high = max(x_axis.low, y_axis.low), min(x_axis.high, y_axis.high)
-        ends = {"x1": _percent(x_axis.at(low)), "x2": _percent(x_axis.at(high))}
-        drawn.append(tag("line", y1=_y(y_axis, low), y2=_y(y_axis, high), class_="mark", **ends))
-    for one in series:
-        drawn += _series(one, x_axis, y_axis)
-    svg = tag("svg", *drawn, class_="plot", height=PLOT_PX + AXIS_PX, role="img", aria_label=label)
-    named = {one.label: one.css for one in series if one.label}
-    return tag(
-        "div",
-        legend(named) if len(named) > 1 else None,
-        tag("p", y_unit, class_="unit"),
-        svg,
-        tag("p", x_unit, class_="unit end") if x_unit else None,
-        class_="points",
-    )
+
+    def draw(axes: Axes, ticks: int, _: int) -> float:
+        axes.set(xlabel=units[0], title=units[1])
+        for value in (marks or {}).values():
+            axes.axhline(value, **MARK)
+        for one in series:
+            _draw_series(axes, one)
+        if zero:
+            axes.set_ylim(bottom=0)
+        if names is not None:
+            shown = range(len(names) - 1, -1, -math.ceil(len(names) / ticks))
+            axes.set(xlim=(-0.5, len(names) - 0.5), xticks=shown, xticklabels=[names[n] for n in shown])
+        return POINTS_PX
+
+    legend = {one.label: one.colour for one in series}
+    drawn = drawings(draw, label, ("linear", "log" if log else "linear"))
+    return Chart(drawn, legend if len(legend) > 1 else {}, list(marks or ()))
 
 
-def legend(entries: dict[str, str]) -> Html:
-    """Names beside their colours."""
-    items = (tag("li", tag("span", class_=f"swatch {css}"), name) for name, css in entries.items())
-    return tag("ul", *items, class_="legend")
+def _wrapped(text: str, characters: int) -> list[str]:
+    wrapper = TextWrapper(characters, break_on_hyphens=False)
+    wrapper.wordsep_simple_re = re.compile(r"(\s+)|(?<=/)")  # ids have no blanks
+    return wrapper.wrap(text)
 
 
-def _row_head(label: str, text: str, css: str | None) -> tuple[Html, Html]:
-    swatch = tag("span", class_=f"swatch {css}") if css else None
-    return tag("span", swatch, breakable(label), class_="label"), tag("span", text, class_="value")
-
-
-def _row_plot(row: Row, axis: Axis, marks: Sequence[Mark]) -> Html:
-    middle = ROW_PX / 2
-    drawn = [*_grid(axis, ROW_PX), *(_upright(axis.at(mark.value), ROW_PX, "mark") for mark in marks)]
-    if row.value is not None and row.bar:
-        width = _percent(axis.at(row.value))
-        drawn.append(tag("rect", x=0, y=middle - BAR_PX / 2, width=width, height=BAR_PX, class_=f"bar {row.css}"))
-    for sample in row.samples:
-        drawn.append(tag("circle", cx=_percent(axis.at(sample)), cy=middle, r=2.5, class_=f"sample {row.css}"))
+def _draw_row(axes: Axes, row: Row, y: float) -> None:
+    start, edge = 0.0, COLOURS["raised"]
+    for part in row.parts:
+        axes.barh(y, part.value, 0.85, start, fc=COLOURS[part.colour], ec=edge, gid=f"bar {part.label}")
+        start += part.value
+    if row.samples:
+        places = (row.samples, [y] * len(row.samples))
+        axes.plot(*places, "o", ms=5, mew=0, color=COLOURS[row.colour], alpha=0.35, gid="sample")
     if row.bounds is not None:
-        left, right = (_percent(axis.at(bound)) for bound in row.bounds)
-        drawn.append(tag("line", x1=left, x2=right, y1=middle, y2=middle, class_="interval"))
-        drawn += [tag("line", x1=x, x2=x, y1=middle - 4, y2=middle + 4, class_="interval") for x in (left, right)]
-    if row.value is not None and not row.bar:
-        drawn.append(tag("circle", cx=_percent(axis.at(row.value)), cy=middle, r=4.5, class_=f"dot {row.css}"))
-    label = f"{row.label}: {row.text}"
-    return tag("svg", tag("title", label), *drawn, class_="line", height=ROW_PX, role="img", aria_label=label)
+        low, high = row.bounds
+        path = ([low, low, low, high, high, high], [y - 0.25, y + 0.25, y, y, y - 0.25, y + 0.25])
+        axes.plot(*path, color=COLOURS["ink"], lw=1.5, gid="interval")
+    if row.dot is not None:
+        axes.plot(row.dot, y, "o", ms=9, mfc=COLOURS[row.colour], mec=edge, gid="dot")
 
 
-def _x_axis(axis: Axis, unit: str, marks: Sequence[Mark]) -> Html:
-    """Ticks below the rows; the labels of marks below those."""
-    drawn = _ticks(axis, 14)
-    labels = [_tick_text(mark.label, axis.at(mark.value), 30) for mark in marks]
-    height = AXIS_PX + (16 if marks else 0)
-    svg = tag("svg", *drawn, *labels, class_="line", height=height, aria_hidden="true")
-    return tag("div", svg, tag("p", unit, class_="unit end"), class_="axis")
-
-
-def _grid(axis: Axis, height: float) -> list[Html]:
-    return [_upright(axis.at(tick), height, "grid") for tick in axis.ticks]
-
-
-def _upright(share: float, height: float, css: str) -> Html:
-    return tag("line", x1=_percent(share), x2=_percent(share), y1=0, y2=height, class_=css)
-
-
-def _ticks(axis: Axis, y: float) -> list[Html]:
-    """Of many labels every other one is left out where the page is narrow."""
-    many = len(axis.ticks) > MOST_LABELS
-    return [
-        _tick_text(tick_text(tick), axis.at(tick), y, " minor" if many and index % 2 else "")
-        for index, tick in enumerate(axis.ticks)
-    ]
-
-
-def _tick_text(text: str, share: float, y: float, css: str = "") -> Html:
-    """Centred on its place, but kept inside the figure near its ends."""
-    anchor = "start" if share < 0.08 else "end" if share > 0.92 else "middle"
-    return tag("text", text, x=_percent(share), y=y, class_=f"tick {anchor}{css}")
-
-
-def _x_ticks(axis: Axis, labels: Sequence[str] | None) -> list[Html]:
-    if labels is None:
-        return _ticks(axis, PLOT_PX + 18)
-    stride = max(1, -(-(len(labels) - 1) // (MOST_LABELS - 1)))
-    shown = range(len(labels) - 1, -1, -stride)  # the newest always gets its label
-    return [_tick_text(labels[index], axis.at(index), PLOT_PX + 18) for index in shown]
-
-
-def _series(series: Series, x_axis: Axis, y_axis: Axis) -> list[Html]:
-    places = [(_percent(x_axis.at(point.x)), _y(y_axis, point.y)) for point in series.points]
-    drawn = []
+def _draw_series(axes: Axes, series: Series) -> None:
+    colour, shade = COLOURS[series.colour], 0.5 if series.faint else 1.0
     if series.joined:
-        for (x1, y1), (x2, y2) in pairwise(places):
-            drawn.append(tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=f"joint {series.css}"))
-    for point, (x, y) in zip(series.points, places, strict=True):
+        places = ([point.x for point in series.points], [point.y for point in series.points])
+        axes.plot(*places, color=colour, lw=2 * shade, alpha=shade, gid=f"line {series.label}")
+    for point in series.points:
         if point.bounds is not None:
-            low, high = (_y(y_axis, bound) for bound in point.bounds)
-            drawn.append(tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"joint faint {series.css}"))
+            axes.plot([point.x, point.x], point.bounds, color=colour, lw=1.5, alpha=0.5, gid="interval")
         if series.dots:
-            css = f"dot {series.css}{' hollow' if point.hollow else ''}"
-            drawn.append(tag("circle", tag("title", point.title) if point.title else None, cx=x, cy=y, r=4, class_=css))
-    return drawn
-
-
-def _y(axis: Axis, value: float) -> float:
-    return round(8 + (PLOT_PX - 8) * (1 - axis.at(value)), 2)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
+            face, edge = (COLOURS["raised"], colour) if point.hollow else (colour, COLOURS["raised"])
+            axes.plot(point.x, point.y, "o", ms=8, mfc=face, mec=edge, mew=1.5, gid=f"dot {point.title}")

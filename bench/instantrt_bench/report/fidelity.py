@@ -2,124 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from instantrt_bench.report.axis import Axis
-from instantrt_bench.report.charts import Mark, Point, Row, Series, point_plot, row_chart
-from instantrt_bench.report.figures import Cell, figure, folded, notice, number, ssim_text, table
-from instantrt_bench.report.markup import Html, join
+from instantrt_bench.report.charts import Chart, Point, Row, Series, point_chart, row_chart
+from instantrt_bench.report.text import Cell, number, ssim_text
 from instantrt_bench.results.files import ResultFile, ScenarioResult
 
 SMALLEST_ERROR = 1e-9  # zero has no place on a logarithmic axis
-WORST, OTHERS = "s4", "s0 thin"
+FINE, WORST, OTHERS = "s1", "s4", "s0"
 
 
-def fidelity_section(results: ResultFile) -> Html:
-    """Everything about one fidelity file."""
+def kinds_of(results: ResultFile) -> tuple[list[ScenarioResult], list[ScenarioResult], list[ScenarioResult]]:
+    """Networks, cases, and those cases whose pictures were compared."""
     networks = [s for s in results.scenarios if "network" in s.parameters]
     cases = [s for s in results.scenarios if "network" not in s.parameters]
-    compared = [s for s in cases if s.comparison.get("psnr_db") is not None]
-    failed = [notice(f"{s.id}: {'; '.join(_failures(s))}", "bad") for s in results.scenarios if _failures(s)]
-    parts = [*failed]
-    parts.append(network_figure(results, networks) if networks else notice("no network was compared"))
-    if compared:
-        parts += [step_figure(results, compared), picture_figure(results, cases)]
-    else:
-        parts.append(notice("no pictures were compared"))
-    return join(*parts)
+    return networks, cases, [s for s in cases if s.comparison.get("psnr_db") is not None]
 
 
-def network_figure(results: ResultFile, networks: Sequence[ScenarioResult]) -> Html:
+def network_chart(networks: Sequence[ScenarioResult]) -> Chart:
     """The largest relative error of each network, beside its limit."""
-    rows, listing = [], list[list[Cell]]()
+    rows = []
     for scenario in networks:
-        comparison, name = scenario.comparison, str(scenario.parameters["network"])
-        error, within = comparison.get("relative_error"), comparison.get("within_limits")
-        limit = _limit(scenario, "relative_error")
-        grey = error is not None and limit is not None and error > limit
-        fine = "within its limit in grey levels" if grey else "within limits"
-        verdict = fine if within else "beyond limits" if error is not None else "failed"
-        text = f"{number(error)} ({verdict})"
-        drawn = None if error is None else max(error, SMALLEST_ERROR)
-        rows.append(Row(name, text, "s1" if within else WORST, drawn))
-        draws = scenario.parameters.get("draws")
-        listing.append([name, error, limit, str(draws), comparison.get("against"), verdict])
-    limits = sorted({value for s in networks if (value := _limit(s, "relative_error")) is not None})
-    errors = [row.value for row in rows if row.value is not None]
-    chart = row_chart(rows, Axis.logarithmic([*errors, *limits]), "largest relative error", _marks(limits))
-    header = ("network", "relative error", "limit", "draws", "against", "verdict")
-    note = "Each network alone, on random inputs. Pictures have a limit in grey levels of their own."
-    return figure("Networks", join(chart, folded("All figures", table(header, listing, "networks"))), note, results)
+        error, within = scenario.comparison.get("relative_error"), scenario.comparison.get("within_limits")
+        dot = None if error is None else max(error, SMALLEST_ERROR)
+        text = f"{number(error)} ({network_verdict(scenario)})"
+        rows.append(Row(str(scenario.parameters["network"]), text, FINE if within else WORST, dot=dot))
+    return row_chart(rows, "largest relative error", marks=_limits(networks, "relative_error"), log=True)
 
 
-def step_figure(results: ResultFile, cases: Sequence[ScenarioResult]) -> Html:
+def network_rows(networks: Sequence[ScenarioResult]) -> list[list[Cell]]:
+    """The same as a table."""
+    return [
+        [
+            *(s.parameters["network"], s.comparison.get("relative_error"), _limit(s, "relative_error")),
+            *(s.parameters.get("draws"), s.comparison.get("against"), network_verdict(s)),
+        ]
+        for s in networks
+    ]
+
+
+def network_verdict(scenario: ScenarioResult) -> str:
+    """Pictures have a limit in grey levels, so one beyond the relative limit may be fine."""
+    error, limit = scenario.comparison.get("relative_error"), _limit(scenario, "relative_error")
+    if not scenario.comparison.get("within_limits"):
+        return "failed" if error is None else "beyond limits"
+    return "within its limit in grey levels" if error and limit and error > limit else "within limits"
+
+
+def step_chart(cases: Sequence[ScenarioResult]) -> Chart:
     """The relative error of the latents after every network call, one line per case, the worst case named."""
     worst = max(cases, key=_latents_error)
-    ordered = [s for s in cases if s is not worst] + [worst]
     series = []
-    for scenario in ordered:
+    for scenario in (*(s for s in cases if s is not worst), worst):
         errors = scenario.comparison.get("latents_relative_error_per_step") or []
         points = [Point(call, max(e, SMALLEST_ERROR)) for call, e in enumerate(errors, 1) if e is not None]
-        label = f"worst: {scenario.id}" if scenario is worst else "other cases"
-        series.append(Series(label, WORST if scenario is worst else OTHERS, points, dots=False))
-    values = [point.y for one in series for point in one.points]
-    limits = sorted({value for s in cases if (value := _limit(s, "latents_error")) is not None})
-    plot = point_plot(
-        series,
-        Axis.linear([1.0, *(point.x for one in series for point in one.points)]),
-        Axis.logarithmic([*values, *limits]),
-        label=f"error of the latents after every network call of {len(cases)} cases",
-        y_unit="relative error",
-        x_unit="network call",
-        marks=_marks(limits),
-    )
-    return figure("Latents, call by call", plot, f"{len(cases)} cases.", results)
+        label, colour = (f"worst: {scenario.id}", WORST) if scenario is worst else ("other cases", OTHERS)
+        series.append(Series(label, colour, points, dots=False, faint=scenario is not worst))
+    label = f"error of the latents after every network call of {len(cases)} cases"
+    marks = _limits(cases, "latents_error")
+    return point_chart(series, label, ("network call", "relative error"), marks=marks, log=True)
 
 
-def picture_figure(results: ResultFile, cases: Sequence[ScenarioResult]) -> Html:
-    """PSNR by sampler, one dot per case, and every case as a table."""
+def picture_chart(compared: Sequence[ScenarioResult]) -> Chart:
+    """PSNR by sampler, one dot per case, the worst one large."""
     by_sampler: dict[str, list[float]] = {}
-    for scenario in cases:
-        if (psnr := scenario.comparison.get("psnr_db")) is not None:
-            by_sampler.setdefault(str(scenario.parameters.get("sampler")), []).append(psnr)
+    for scenario in compared:
+        by_sampler.setdefault(str(scenario.parameters.get("sampler")), []).append(scenario.comparison["psnr_db"])
     rows = [
-        Row(name, f"worst {number(min(found))} dB, n = {len(found)}", "s1", min(found), samples=found)
-        for name, found in by_sampler.items()
+        Row(name, f"worst {number(min(psnr))} dB, n = {len(psnr)}", FINE, dot=min(psnr), samples=psnr)
+        for name, psnr in by_sampler.items()
     ]
-    limits = sorted({value for s in cases if (value := _limit(s, "psnr_db")) is not None})
-    values = [value for found in by_sampler.values() for value in found]
-    chart = row_chart(rows, Axis.linear([*values, *limits]), "PSNR in dB, higher is closer", _marks(limits))
-    header = ("case", "PSNR dB", "SSIM", "LPIPS", "latents", "verdict")
-    listing = folded(f"All {len(cases)} cases", table(header, [_case_row(s) for s in cases], "cases"))
-    missing = results.summary.get("lpips_missing")
-    note = "Large dot: the worst case of the sampler." + (f" No LPIPS: {missing}" if missing else "")
-    return figure("Pictures", join(chart, listing), note, results)
+    return row_chart(rows, "PSNR in dB, higher is closer", marks=_limits(compared, "psnr_db"))
 
 
-def _case_row(scenario: ScenarioResult) -> list[Cell]:
-    found = scenario.comparison
-    ssim = found.get("ssim")
-    verdict = "within limits" if found.get("within_limits") else "; ".join(_failures(scenario)) or "not judged"
-    figures = (found.get("lpips"), found.get("latents_relative_error"))
-    return [scenario.id, found.get("psnr_db"), ssim_text(ssim), *figures, verdict]
+def case_rows(cases: Sequence[ScenarioResult]) -> Iterator[list[Cell]]:
+    """Everything about every pair of pictures."""
+    for case in cases:
+        compared = case.comparison
+        verdict = "within limits" if compared.get("within_limits") else "; ".join(failures(case)) or "not judged"
+        figures = (compared.get("lpips"), compared.get("latents_relative_error"))
+        yield [case.id, compared.get("psnr_db"), ssim_text(compared.get("ssim")), *figures, verdict]
 
 
-def _failures(scenario: ScenarioResult) -> list[str]:
+def failures(scenario: ScenarioResult) -> list[str]:
+    """What is beyond its limit, and which system failed."""
     errors = [f"{name} {s.status}: {s.error}" for name, s in scenario.systems.items() if s.status != "ok"]
     return [*map(str, scenario.comparison.get("failures") or ()), *errors]
 
 
 def _limit(scenario: ScenarioResult, name: str) -> float | None:
-    found: dict[str, Any] = scenario.comparison.get("limits") or {}
-    return found.get(name)
+    return (scenario.comparison.get("limits") or {}).get(name)
+
+
+def _limits(scenarios: Sequence[ScenarioResult], name: str) -> dict[str, float]:
+    """Every limit that occurs."""
+    limits = {limit for scenario in scenarios if (limit := _limit(scenario, name)) is not None}
+    return {f"limit: {number(limit)}": limit for limit in sorted(limits)}
 
 
 def _latents_error(scenario: ScenarioResult) -> float:
     """Of the whole case; not finite counts as infinite."""
     error = scenario.comparison.get("latents_relative_error")
     return float("inf") if error is None else float(error)
-
-
-def _marks(limits: Sequence[float]) -> list[Mark]:
-    return [Mark(limit, f"limit {number(limit)}") for limit in limits]

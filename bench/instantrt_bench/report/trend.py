@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from instantrt_bench.regression.history import Kept, trend
-from instantrt_bench.report.axis import Axis
-from instantrt_bench.report.charts import Point, Series, point_plot
-from instantrt_bench.report.figures import (
-    Cell,
-    bounds_of,
-    commit_text,
-    figure,
-    folded,
-    interval,
-    machine_text,
-    notice,
-    number,
-    system_class,
-    table,
-)
-from instantrt_bench.report.markup import Html, join
+from instantrt_bench.regression.history import Kept
+from instantrt_bench.report.charts import Chart, Point, Series, point_chart, system_colour
+from instantrt_bench.report.latency import latency_of
+from instantrt_bench.report.text import Bounds, Cell, bounds_of, commit_text, interval_text, machine_text, number
 from instantrt_bench.results.files import ResultFile
 
 SHORT_SHA = 7
@@ -35,94 +21,48 @@ SUMMARIES = {
 
 @dataclass
 class Panel:
-    """One figure: a quantity on one machine over runs."""
+    """One figure: a quantity on one machine over runs, the oldest first."""
 
     title: str
     unit: str
     runs: list[ResultFile] = field(default_factory=list)
-    series: dict[str, list[Point]] = field(default_factory=dict)
+    points: dict[str, list[Point]] = field(default_factory=dict)
     rows: list[list[Cell]] = field(default_factory=list)
 
-    def column(self, run: ResultFile) -> int:
-        """Where the run stands across; a new run stands right of all others."""
+    def add(self, run: ResultFile, system: str, value: float, interval: Bounds, doubts: Sequence[str] = ()) -> None:
+        """One more point, with its interval and what makes it doubtful. Runs stand side by side."""
         if not self.runs or self.runs[-1] is not run:
             self.runs.append(run)
-        return len(self.runs) - 1
-
-    def add(
-        self,
-        run: ResultFile,
-        name: str,
-        value: float,
-        found: Mapping[str, Any] | Sequence[float] | None,
-        doubts: Sequence[str] = (),
-    ) -> None:
-        """One more point of a series, with its interval and what makes it doubtful."""
-        text = "; ".join([f"{run.created} {commit_text(run.commit)}", *doubts])
-        title = f"{name}: {number(value)} {self.unit} {interval(found) if found else ''}, {text}"
+        bounds, commit, doubt = interval_text(interval), commit_text(run.commit), "; ".join(doubts)
+        title = ", ".join(filter(None, (f"{system}: {number(value)} {self.unit} {bounds}", run.created, commit, doubt)))
         hollow = run.commit.get("dirty") is not False
-        point = Point(self.column(run), value, title, bounds_of(found), hollow)
-        self.series.setdefault(name, []).append(point)
-        self.rows.append([run.created, commit_text(run.commit), name, value, interval(found), "; ".join(doubts)])
+        point = Point(len(self.runs) - 1, value, title, bounds_of(interval), hollow)
+        self.points.setdefault(system, []).append(point)
+        self.rows.append([run.created, commit, system, value, bounds, doubt])
+
+    def chart(self) -> Chart:
+        """A line per system."""
+        series = [Series(name, system_colour(name), points) for name, points in self.points.items()]
+        names = [str(run.commit.get("sha") or run.created)[:SHORT_SHA] for run in self.runs]
+        label = f"{self.title} over {len(self.runs)} runs"
+        return point_chart(series, label, ("commit", self.unit), names=names, zero=self.unit == "ms")
 
 
-def trend_section(history: Sequence[Kept]) -> Html:
-    """Every panel of a history, oldest run left."""
-    if not history:
-        return notice("the history folder is empty")
-    panels: dict[tuple[str, ...], Panel] = {}
-    for kept in history:
-        _add_latency(panels, kept)
-    for kept in history:
-        _add_summary(panels, kept.results)
-    shown = [_panel_figure(panel) for panel in panels.values() if panel.series]
-    return join(*shown) if shown else notice("no run of the history has figures to follow")
-
-
-def _add_latency(panels: dict[tuple[str, ...], Panel], kept: Kept) -> None:
-    run, machine = kept.results, machine_text(kept.results)
-    for row in trend([kept]):
-        if row["latency_ms_p50"] is None:
-            continue
-        panel = panels.setdefault((row["scenario"], machine), Panel(row["scenario"], "ms"))
-        scenario = run.scenario(row["scenario"])
-        doubts = [] if scenario is None else scenario.comparison.get("flags") or []
-        panel.add(run, row["system"], row["latency_ms_p50"], row["latency_ms_interval"], doubts)
-
-
-def _add_summary(panels: dict[tuple[str, ...], Panel], run: ResultFile) -> None:
-    for key, title, unit in SUMMARIES.get(run.kind, ()):
-        value = run.summary.get(key)
-        if isinstance(value, int | float):
-            panel = panels.setdefault((key, machine_text(run)), Panel(title, unit))
-            panel.add(run, "runtime", value, run.summary.get(f"{key}_interval"))
-
-
-def _panel_figure(panel: Panel) -> Html:
-    points = [point for series in panel.series.values() for point in series]
-    values = [value for point in points for value in (point.y, *(point.bounds or ()))]
-    series = [Series(name, _css(name), found) for name, found in panel.series.items()]
-    newest = panel.runs[-1]
-    plot = point_plot(
-        series,
-        Axis(-0.3, max(len(panel.runs) - 1, 0) + 0.3, ()),
-        Axis.linear(values, zero=panel.unit == "ms"),
-        label=f"{panel.title} over {len(panel.runs)} runs",
-        y_unit=panel.unit,
-        x_labels=[_short(run) for run in panel.runs],
-    )
-    header = ("created", "commit", "system", panel.unit, "95 % interval", "caution")
-    listing = folded("All runs", table(header, panel.rows, f"runs of {panel.title}"))
-    note = (
-        f"{len(panel.runs)} {'run' if len(panel.runs) == 1 else 'runs'} on {machine_text(newest)}. Hollow: measured "
-        "with uncommitted changes, or on no known commit. The command is the newest run's."
-    )
-    return figure(panel.title, join(plot, listing), note, newest)
-
-
-def _css(name: str) -> str:
-    return "s1" if name == "runtime" else system_class(name)
-
-
-def _short(run: ResultFile) -> str:
-    return str(run.commit.get("sha") or run.created)[:SHORT_SHA]
+def panels(history: Sequence[Kept]) -> list[Panel]:
+    """Every quantity of a history, latencies first."""
+    latencies: dict[tuple[str, str], Panel] = {}
+    others: dict[tuple[str, str], Panel] = {}
+    for run in (kept.results for kept in history):
+        machine = machine_text(run)
+        for scenario in run.scenarios:
+            for name, system in scenario.systems.items():
+                if latency := latency_of(system):
+                    panel = latencies.setdefault((scenario.id, machine), Panel(scenario.id, "ms"))
+                    doubts = scenario.comparison.get("flags") or ()
+                    panel.add(run, name, latency["p50"], latency.get("median_interval"), doubts)
+        for key, title, unit in SUMMARIES.get(run.kind, ()):
+            value = run.summary.get(key)
+            if isinstance(value, int | float):
+                panel = others.setdefault((key, machine), Panel(title, unit))
+                panel.add(run, "runtime", value, run.summary.get(f"{key}_interval"))
+    return [*latencies.values(), *others.values()]
