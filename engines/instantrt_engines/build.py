@@ -15,9 +15,9 @@ from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract
 from instantrt.errors import BundleError, RequestError
 from instantrt.plan import PlanError, PlanIdentity, PlanRecord, onnx_digests, open_plan, plan_path, write_record
+from instantrt_engines.build_support import BUILD_SUPPORT, BuildSupport, knows_attention
 from instantrt_engines.builder import Job, Measured, NoAttentionKernelError, build_plan
 from instantrt_engines.checks import attention_memory, check_attention, check_precision
-from instantrt_engines.flavours import FLAVOURS, Flavour, knows_attention
 from instantrt_engines.graph import ShapedGraph, load_graph
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
@@ -74,16 +74,17 @@ def build_plans(
         RequestError: an unknown target.
         BuildOptionError: an option that the flavour lacks, or a profile outside what the bundle was exported for.
         MissingExtraError, WheelError: the flavour cannot be loaded.
+        DeviceError: plans are for the GPU of the build, and there is none.
         BundleError: the bundle lacks a network that was asked for, or was altered.
         BuildError: TensorRT refused a network, or the disk is full.
         SlowPlanError: a plan would be needlessly slow.
     """
-    flavour = flavour_of(request.target)
-    flavour.check(request.options)
+    support = build_support_of(request.target)
+    support.check(request.options)
     contracts = [bundle.contracts[name] for name in _chosen(bundle, request.only)]
     profiles = {c.name: profiles_for(c, request.shapes, bundle.manifest) for c in contracts}
-    api = flavour.load()
-    compute = flavour.compute(request.options)
+    api = support.load()
+    compute = support.compute(request.options)
     for contract in contracts:
         identity = PlanIdentity(
             network=contract.name,
@@ -93,22 +94,24 @@ def build_plans(
             precision=bundle.precision,
             profiles=profiles[contract.name],
             compute=compute,
-            options=flavour.identity(request.options),
+            options=support.identity(request.options),
         )
-        yield Building(bundle, request, flavour, api, contract, identity, progress, log_file).ensure()
+        yield Building(bundle, request, support, api, contract, identity, progress, log_file).ensure()
 
 
-def flavour_of(target: str) -> Flavour:
-    """The flavour of a target.
+def build_support_of(target: str) -> BuildSupport:
+    """What can be built for a target.
 
     Raises:
-        RequestError: there is none; says which targets have plans.
+        RequestError: nothing; says which targets have plans.
     """
+    known = f"use one of: {', '.join(BUILD_SUPPORT)}"
     if target == "onnxruntime":
-        raise RequestError("onnxruntime runs a bundle's ONNX files as they are; there is nothing to build")
-    if target not in FLAVOURS:
-        raise RequestError(f"unknown target {target!r}", hint=f"use one of: {', '.join(FLAVOURS)}")
-    return FLAVOURS[target]
+        found = "it runs a bundle's ONNX files as they are"
+        raise RequestError("there is nothing to build for onnxruntime", found=found, hint=known)
+    if target not in BUILD_SUPPORT:
+        raise RequestError("unknown target", found=repr(target), hint=known)
+    return BUILD_SUPPORT[target]
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Building:
 
     bundle: Bundle
     request: BuildRequest
-    flavour: Flavour
+    support: BuildSupport
     api: TensorRT
     contract: NetworkContract
     wanted: PlanIdentity
@@ -191,7 +194,7 @@ class Building:
             fold=not options.strip_weights,
             attention_operator=attention_operator,
         )
-        job = Job(self.flavour, self.contract, prepared, onnx_path, profiles, options)
+        job = Job(self.support, self.contract, prepared, onnx_path, profiles, options)
         return build_plan(self.api, job, out, self._report, BuildLog(self.log_file))
 
     def _report(self, phase: str, share: float) -> None:

@@ -16,8 +16,8 @@ from instantrt.bundle import FileRecord
 from instantrt.contracts import NetworkContract
 from instantrt.errors import InstantRTError
 from instantrt.plan import Profile, describe_profile
-from instantrt_engines.flavours import Flavour, network_flags
-from instantrt_engines.log import BuildLog, logging_to, words
+from instantrt_engines.build_support import BuildSupport, network_flags
+from instantrt_engines.log import BuildLog, words
 from instantrt_engines.options import BuildOptions
 from instantrt_engines.profiles import input_shapes
 from instantrt_engines.progress import Interrupt, Progress, progress_monitor
@@ -56,7 +56,7 @@ class Job:
     """Everything one build needs.
 
     Args:
-        flavour: which TensorRT.
+        support: which TensorRT, and what it can build.
         contract: the network's contract.
         model: its ONNX graph; external weights need not be loaded.
         onnx_path: where that graph was read from: external weights lie beside it.
@@ -64,7 +64,7 @@ class Job:
         options: builder options.
     """
 
-    flavour: Flavour
+    support: BuildSupport
     contract: NetworkContract
     model: onnx.ModelProto
     onnx_path: Path
@@ -79,12 +79,12 @@ def build_plan(api: TensorRT, job: Job, out: Path, progress: Progress, log: Buil
         BuildError: TensorRT refused the graph or failed, in its own words; or the disk is full.
     """
     start = perf_counter()
-    with logging_to(api, log) as logger:
+    with log.listening(api.module) as logger:
         builder = api.Builder(logger)
         network = builder.create_network(network_flags(api))
         _parse(api, network, logger, job, log)
         config = builder.create_builder_config()
-        job.flavour.configure(api, config, job.options)
+        job.support.configure(api, config, job.options)
         for profile in job.profiles:
             config.add_optimization_profile(_optimization_profile(api, builder, job.contract, profile))
         interrupt = Interrupt()
@@ -110,7 +110,7 @@ def _parse(api: TensorRT, network: trt.INetworkDefinition, logger: trt.ILogger, 
             f"node {refusal.node_name() or 'without a name'} ({refusal.node_operator()}): {words(refusal.desc())}"
         )
     raise BuildError(
-        f"{job.flavour.product} does not accept the ONNX graph of {job.contract.name}",
+        f"{job.support.product} does not accept the ONNX graph of {job.contract.name}",
         found="; ".join(quoted or log.errors[:QUOTED_ERRORS]) or "no reason given",
         hint=f"its contract is {_describe(job.contract)}; export the bundle again with `instantrt export`",
     )
@@ -160,7 +160,7 @@ def _build_to_file(
     if not done or sink.written == 0:
         refused = any(NO_ATTENTION_KERNEL in error for error in log.errors)
         raise (NoAttentionKernelError if refused else BuildError)(
-            f"{job.flavour.product} could not build {job.contract.name}",
+            f"{job.support.product} could not build {job.contract.name}",
             found="; ".join(log.errors[:QUOTED_ERRORS]) or "no reason given",
             hint=_what_to_try(job),
         )
@@ -207,7 +207,7 @@ def stream_writer(api: TensorRT, sink: PlanSink) -> trt.IStreamWriter:
 
 
 def _what_to_try(job: Job) -> str:
-    on_gpu = ", ".join(sorted(job.flavour.on_gpu & set(job.options.asked)))
+    on_gpu = ", ".join(sorted(job.support.on_gpu & set(job.options.asked)))
     return (
         f"{f'{on_gpu} needs a machine with a GPU; otherwise ' if on_gpu else ''}read TensorRT's full log, which "
         f"--log FILE keeps; profiles: {_describe_all(job.profiles)}; contract: {_describe(job.contract)}"

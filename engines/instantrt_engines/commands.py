@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.command import Command, ExitStatus
+from instantrt.engine.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from instantrt.plan import Extent
     from instantrt_engines.profiles import SizeProfiles
 
-BUILD_EXTRAS = {"tensorrt": "build,tensorrt", "tensorrt-rtx": "build,rtx"}
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -48,7 +48,7 @@ class BuildCommandOptions:
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `instantrt build`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--target", required=True, choices=("tensorrt", "tensorrt-rtx", "onnxruntime"))
+    parser.add_argument("--target", required=True, choices=(*FLAVOURS, "onnxruntime"))
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="build only these networks")
     parser.add_argument("--force", action="store_true", help="build again what is still valid")
     shapes = parser.add_argument_group("sizes that the plans accept (default: one static size)")
@@ -97,7 +97,7 @@ BUILD = Command(
     BuildCommandOptions,
     add_build_arguments,
     _load_build,
-    lambda options: BUILD_EXTRAS.get(options.target, "build"),
+    lambda options: FLAVOURS[options.target].extra_for("build") if options.target in FLAVOURS else "build",
 )
 
 
@@ -118,7 +118,7 @@ class InspectOptions:
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `instantrt inspect`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--target", choices=("tensorrt", "tensorrt-rtx"), help="default: the one that has plans")
+    parser.add_argument("--target", choices=tuple(FLAVOURS), help="default: the one that has plans")
     parser.add_argument("--slots", type=int, help="pictures denoised at once (default: %(default)s)")
     parser.add_argument("--guidance-batch", type=int, choices=(1, 2), help="guidance off or on (default: %(default)s)")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="picture size; default: the bundle's")

@@ -10,10 +10,10 @@ from onnx import TensorProto
 
 from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract, TensorSpec
+from instantrt.engine.flavours import FLAVOURS
 from instantrt.errors import RequestError
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
 from instantrt_engines.cost import Cost, cost_of
-from instantrt_engines.flavours import FLAVOURS
 from instantrt_engines.graph import ShapedGraph, load_graph
 from instantrt_engines.memory import DeviceMemory, Fit, NetworkMemory, device_memory, fit_into
 from instantrt_engines.profiles import FACES, PROMPTS, TIMESTEPS, ShapeOptions, check_within

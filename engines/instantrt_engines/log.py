@@ -1,4 +1,4 @@
-"""TensorRT's log: kept, written to a file, and read for the errors and the memory figures that it holds."""
+"""What TensorRT says during a build: written to a file, and read for errors and memory figures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, TextIO
 
-from instantrt_engines.tensorrt_api import TensorRT
+from instantrt.engine.tensorrt_log import tensorrt_log
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -24,7 +24,7 @@ class BuildLog:
     """The messages of one build.
 
     Args:
-        file: gets every message as it comes, if given.
+        file: gets every message as it comes, verbose ones too, if given.
     """
 
     file: TextIO | None = None
@@ -44,41 +44,14 @@ class BuildLog:
         elif memory:
             self.weight_bytes = int(memory[2])
 
+    @contextmanager
+    def listening(self, module: ModuleType) -> Iterator[trt.ILogger]:
+        """The logger of a TensorRT module, whose messages come here meanwhile. One build at a time in a process."""
+        log = tensorrt_log(module)
+        with log.heard_by(self.add, verbose=self.file is not None):
+            yield log.logger
+
 
 def words(message: str) -> str:
     """TensorRT's message on one line, without what it says at every failure on a machine without a GPU."""
     return " ".join(NOISE.sub("", message).split())
-
-
-class _Sink:
-    """Where the process's one TensorRT logger sends its messages at present."""
-
-    log: BuildLog | None = None
-
-
-@cache
-def _logger(api: TensorRT) -> tuple[trt.ILogger, _Sink]:
-    """TensorRT takes the first logger that a process gives it and ignores later ones, so there is one per flavour."""
-    sink = _Sink()
-    base: Any = api.ILogger
-
-    class Logger(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            base.__init__(self)
-
-        def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
-            if sink.log is not None:
-                sink.log.add(severity.name, msg)
-
-    return Logger(), sink
-
-
-@contextmanager
-def logging_to(api: TensorRT, log: BuildLog) -> Iterator[trt.ILogger]:
-    """TensorRT's logger, whose messages go to ``log`` meanwhile. One build at a time in a process."""
-    logger, sink = _logger(api)
-    previous, sink.log = sink.log, log
-    try:
-        yield logger
-    finally:
-        sink.log = previous

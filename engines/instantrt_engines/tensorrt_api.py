@@ -28,7 +28,7 @@ class TensorRT:
     ILogger: type[trt.ILogger]
     IStreamWriter: type[trt.IStreamWriter]
     IProgressMonitor: type[trt.IProgressMonitor]
-    module: ModuleType  # for what only one flavour has; see flavours.py
+    module: ModuleType  # for what only one flavour has; see build_support.py
 
     @classmethod
     def of(cls, module: ModuleType) -> TensorRT:

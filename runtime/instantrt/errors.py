@@ -73,6 +73,12 @@ class MissingExtraError(InstantRTError):
         )
 
 
+class WheelError(InstantRTError):
+    """Packages of a vendor are installed but do not work together, or are too old."""
+
+    code = "wheels"
+
+
 class DeviceError(InstantRTError):
     """A device is missing, full, or reported a failure.
 

@@ -16,14 +16,11 @@ from typing import Any, BinaryIO
 
 from instantrt.bundle import Bundle, FileRecord
 from instantrt.contracts import NetworkContract, Precision
+from instantrt.engine.flavours import FLAVOURS
 from instantrt.errors import InstantRTError
 
 PLANS = "plans"
 FORMAT = 1
-
-# Builder flags without which the runtime cannot capture a target's plans in a graph: they forbid allocating while
-# executing. Streaming weights allocates, so plans for that go without.
-CAPTURE_FLAGS: dict[str, tuple[str, ...]] = {"tensorrt-rtx": ("REQUIRE_USER_ALLOCATION",)}
 
 Extent = tuple[int, int, int]  # fewest, best, most
 Profile = dict[str, Extent]  # by contract symbol, e.g. {"B": (1, 1, 4), "G": (2, 2, 2)}
@@ -35,7 +32,7 @@ class PlanError(InstantRTError):
 
     code = "plan"
 
-    def __init__(self, what: str, *, ingredient: str, found: str | None = None, hint: str | None = None) -> None:
+    def __init__(self, what: str, *, ingredient: str, found: str, hint: str) -> None:
         super().__init__(what, found=found, hint=hint)
         self.ingredient = ingredient
 
@@ -305,8 +302,9 @@ def open_plan(bundle: Bundle, target: str, network: str) -> Plan:
 
 
 def _lacking_flags(identity: PlanIdentity) -> list[str]:
+    needed = FLAVOURS[identity.target].capture_flags if identity.target in FLAVOURS else ()
     built_with = str(identity.options.get("flags", "")).split()
-    return [flag for flag in CAPTURE_FLAGS.get(identity.target, ()) if flag not in built_with]
+    return [flag for flag in needed if flag not in built_with]
 
 
 def _stale_plan(

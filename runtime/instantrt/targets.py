@@ -9,14 +9,16 @@ from instantrt.bundle import Bundle
 from instantrt.engine import Target, TargetOptions
 from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.engine.onnxruntime import OnnxRuntimeTarget
-from instantrt.errors import RequestError
+from instantrt.errors import MissingExtraError, RequestError
 
 Opener = Callable[[Bundle, TargetOptions], Target]
 
 
 def _open_tensorrt(flavour: Flavour, bundle: Bundle, options: TargetOptions) -> Target:
-    from instantrt.engine.tensorrt import TensorRTTarget  # needs the CUDA packages, which other targets do not
-
+    try:
+        from instantrt.engine.tensorrt import TensorRTTarget  # needs the CUDA packages, which other targets do not
+    except MissingExtraError as error:
+        raise MissingExtraError(f"Running on {flavour.target}", flavour.extra, str(error.found)) from error
     return TensorRTTarget(flavour, bundle, options)
 
 

@@ -17,9 +17,9 @@ from doubles.small import DIMS
 from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract, TensorSpec
 from instantrt_engines.build import BuildRequest, build_plans
+from instantrt_engines.build_support import BUILD_SUPPORT
 from instantrt_engines.builder import Job, NoAttentionKernelError, build_plan
 from instantrt_engines.decompose_attention import decompose_attention
-from instantrt_engines.flavours import FLAVOURS
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
 
@@ -97,9 +97,9 @@ def test_a_masked_attention_is_decomposed() -> None:
 
 def build(proto: onnx.ModelProto, folder: Path) -> int:
     contract = NetworkContract("unet", "denoise", tuple(TensorSpec(n, "net", tuple(s)) for n, s in SHAPES.items()), ())
-    flavour = FLAVOURS["tensorrt-rtx"]
-    job = Job(flavour, contract, proto, folder / "x.onnx", ({},), BuildOptions())
-    return build_plan(flavour.load(), job, folder / "plan", lambda _phase, _share: None, BuildLog()).file.bytes
+    support = BUILD_SUPPORT["tensorrt-rtx"]
+    job = Job(support, contract, proto, folder / "x.onnx", ({},), BuildOptions())
+    return build_plan(support.load(), job, folder / "plan", lambda _phase, _share: None, BuildLog()).file.bytes
 
 
 @pytest.mark.parametrize("of_face", [{}, {"scale": 0.1}])
@@ -111,8 +111,8 @@ def test_the_real_builder_still_crashes_on_sharing_a_query(tmp_path: Path) -> No
     """When this fails, TensorRT-RTX has been mended and shared queries need not be decomposed."""
     onnx.save(face_attention(HALF), tmp_path / "shared_query.onnx")
     code = f"""
-from instantrt_engines.flavours import FLAVOURS, network_flags
-api = FLAVOURS["tensorrt-rtx"].load()
+from instantrt_engines.build_support import BUILD_SUPPORT, network_flags
+api = BUILD_SUPPORT["tensorrt-rtx"].load()
 logger = api.module.Logger(api.module.Logger.ERROR)
 builder = api.Builder(logger)
 network = builder.create_network(network_flags(api))

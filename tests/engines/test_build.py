@@ -21,12 +21,13 @@ from doubles.small import DIMS
 from instantrt.bundle import Bundle
 from instantrt.cli import main
 from instantrt.contracts import network_contracts
+from instantrt.engine import flavours
 from instantrt.errors import BundleError
 from instantrt.plan import PlanError, PlanRecord, open_plan, plan_path, record_path, write_record
-from instantrt_engines import builder, flavours
+from instantrt_engines import builder
 from instantrt_engines.build import BuildRequest, BuildResult, build_plans
+from instantrt_engines.build_support import BUILD_SUPPORT
 from instantrt_engines.builder import BuildError
-from instantrt_engines.flavours import FLAVOURS
 from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.profiles import ShapeOptions
 
@@ -399,7 +400,7 @@ def test_the_identity_covers_every_option() -> None:
     asked = BuildOptions(3, 1, True, True, "ampere_plus", True, ("8.6",), Path("cache"))
     assert set(asked.identity) == set(BuildOptions.__dataclass_fields__) - {"compute", "timing_cache"}
     assert set(network_contracts(DIMS)) >= set(NAMES)
-    assert FLAVOURS[TARGET].compute(asked) == ("8.6",)
+    assert BUILD_SUPPORT[TARGET].compute(asked) == ("8.6",)
     assert PlanRecord.__dataclass_fields__["identity"]
 
 

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from doubles.graphs import FLOAT, HALF, model, weight
 from instantrt.contracts import NetworkContract, TensorSpec
+from instantrt_engines.build_support import BUILD_SUPPORT
 from instantrt_engines.builder import Job, build_plan
 from instantrt_engines.checks import (
     SlowPlanError,
@@ -19,7 +20,6 @@ from instantrt_engines.checks import (
     check_precision,
     fp32_islands,
 )
-from instantrt_engines.flavours import FLAVOURS
 from instantrt_engines.graph import ShapedGraph
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
@@ -160,9 +160,9 @@ def test_the_real_builder_fuses_attention_and_the_check_sees_when_it_cannot(
     kind: str, fused: bool, tmp_path: Path
 ) -> None:
     proto = attention(kind)
-    contract, flavour = contract_of(proto), FLAVOURS["tensorrt-rtx"]
-    job = Job(flavour, contract, proto, tmp_path / "x.onnx", ({},), BuildOptions())
-    measured = build_plan(flavour.load(), job, tmp_path / "plan", lambda _phase, _share: None, BuildLog())
+    contract, support = contract_of(proto), BUILD_SUPPORT["tensorrt-rtx"]
+    job = Job(support, contract, proto, tmp_path / "x.onnx", ({},), BuildOptions())
+    measured = build_plan(support.load(), job, tmp_path / "plan", lambda _phase, _share: None, BuildLog())
     (activation,) = measured.activation_bytes
     memory = attention_memory(shaped(proto))
     assert memory.scores_bytes == 2 * 10 * 4096 * 4096 * (4 if kind == "fp32 softmax" else 2)

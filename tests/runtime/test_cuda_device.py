@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from dataclasses import asdict
 from time import sleep
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings")
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
+from instantrt.cli import main
 from instantrt.device.cuda import CudaDevice
 from instantrt.device.host import HostDevice
+from instantrt.device.properties import cuda_version, visible_gpus
 from instantrt.errors import DeviceError
 
 pytestmark = pytest.mark.gpu
@@ -277,7 +281,20 @@ def test_a_buffer_that_does_not_fit_is_said_so_with_the_room_there_is(cuda_devic
 
 
 def test_the_gpu_is_described(cuda_device: CudaDevice) -> None:
-    assert cuda_device.name
-    assert cuda_device.compute_capability >= (5, 0)
+    properties = cuda_device.properties
+    assert properties.name
+    assert tuple(map(int, properties.compute_capability.split("."))) >= (5, 0)
+    assert properties.multiprocessors >= 1
+    assert properties in visible_gpus()
+    assert tuple(map(int, cuda_version().split("."))) >= (12, 0)
     free, total = cuda_device.memory_bytes()
     assert 0 < free <= total
+
+
+def test_doctor_lists_the_gpu(cuda_device: CudaDevice, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    machine = json.loads(capsys.readouterr().out)["machine"]
+    assert asdict(cuda_device.properties) in machine["gpus"]
+    assert (machine["cuda_driver"], machine["no_gpu"]) == (cuda_version(), None)
+    assert main(["doctor"]) == 0
+    assert cuda_device.properties.name in capsys.readouterr().out

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings")
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
+from cuda import core
 from cuda.bindings import driver
 
 from doubles.cuda_double import CudaDouble
@@ -525,6 +526,18 @@ def test_a_failed_context_closes_without_leaks(cuda_double: CudaDouble) -> None:
             device.download(device.allocate((3,), F32))
     gc.collect()
     assert cuda_double.live() == before
+
+
+def test_cuda_cores_own_page_locked_memory_is_not_freed_after_a_failure(cuda_double: CudaDouble) -> None:
+    """When this fails, cuda.core frees it as we do, and ours can go (instantrt/device/pinned.py)."""
+    with CudaDevice():
+        before = cuda_double.live()["pinned_blocks"]
+        memory = core.LegacyPinnedMemoryResource().allocate(64)
+        address = int(memory.handle)
+        cuda_double.fail("cuStreamSynchronize", 1, ILLEGAL_ADDRESS)
+        memory.close()
+        assert cuda_double.live()["pinned_blocks"] == before + 1
+        driver.cuMemFreeHost(address)
 
 
 def test_closing_a_device_frees_what_is_still_referenced(cuda_double: CudaDouble) -> None:

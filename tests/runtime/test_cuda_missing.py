@@ -45,3 +45,19 @@ def test_without_a_driver_its_installation_is_named() -> None:
     assert message.startswith("device | ")
     assert "libcuda.so.1" in message
     assert "install the NVIDIA driver" in message
+
+
+@pytest.mark.parametrize(("target", "extra"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "rtx")])
+def test_without_the_packages_each_target_names_its_own_extra(target: str, extra: str) -> None:
+    code = f"""
+import sys
+sys.modules["cuda"] = None
+from instantrt.errors import MissingExtraError
+from instantrt.targets import TARGETS
+try:
+    TARGETS["{target}"](None, None)
+except MissingExtraError as error:
+    print(error.hint)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f'pip install "instantrt[{extra}]"'

@@ -230,16 +230,3 @@ def test_command_line_mistakes_are_one_message_and_exit_1(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-
-
-def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    text = capsys.readouterr().out
-    assert "yes  generate on the CPU (onnxruntime)" in text
-    assert main(["doctor", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["machine"]["cpu_threads"] >= 1
-    assert main(["doctor", "--target", "onnxruntime"]) == 0
-    by_name = {ability["name"]: ability for ability in report["abilities"]}
-    gpu = by_name["generate on NVIDIA GPUs (tensorrt-rtx)"]
-    assert gpu["ready"] or 'pip install "instantrt[rtx]"' in (gpu["hint"] or "") or "driver" in gpu["missing"][-1]

@@ -18,7 +18,7 @@ from doubles.cuda_double import Outcome, environment, run_on_the_double
 TESTS = Path(__file__).parents[1]
 
 # Files whose tests need a GPU or the stand-in. All of their tests must run below the stand-in: none may be skipped.
-FILES = ("runtime/test_cuda_device.py",)
+FILES = ("engines/test_gpu_of_the_build.py", "runtime/test_cuda_device.py")
 FILES_WITH_PLANS = (
     "runtime/test_tensorrt_engine.py",
     "runtime/test_tensorrt_faults.py",

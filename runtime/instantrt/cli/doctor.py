@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument
 from instantrt.cli.command import Command, ExitStatus, print_json
+from instantrt.errors import DeviceError, MissingExtraError
+
+if TYPE_CHECKING:
+    from instantrt.device.properties import GpuProperties
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ ABILITIES = (
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
     Ability("build TensorRT-RTX plans", (*_RTX, "onnx"), "rtx,build"),
     Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, "tensorrt-rtx"),
-    Ability("build TensorRT plans", ("tensorrt", "onnx"), "tensorrt,build", needs_gpu=True),
+    Ability("build TensorRT plans", ("tensorrt", "onnx", *_CUDA), "tensorrt,build", needs_gpu=True),
     Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt"),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
@@ -67,20 +70,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on.
+
+    Args:
+        instantrt: version.
+        python: version.
+        platform: name and version of the system.
+        cpu_threads: logical processors.
+        cuda_driver: the newest CUDA version that the driver supports; None if there is none that can be asked.
+        gpus: those visible.
+        no_gpu: why there are none.
+    """
+
+    instantrt: str
+    python: str
+    platform: str
+    cpu_threads: int | None
+    cuda_driver: str | None
+    gpus: tuple[GpuProperties, ...]
+    no_gpu: str | None
+
+
 def doctor(options: DoctorOptions) -> ExitStatus:
     """Look and report; a user's mistake only if the target that was asked for cannot run."""
-    machine = machine_facts()
-    findings = [examine(ability, machine["cuda_driver"] is not None) for ability in ABILITIES]
+    machine = examine_machine()
+    findings = [examine(ability, machine.no_gpu) for ability in ABILITIES]
     if options.json:
-        print_json({"machine": machine, "abilities": [asdict(f) for f in findings]})
+        print_json({"machine": asdict(machine), "abilities": [asdict(f) for f in findings]})
     else:
         sys.stdout.write(_as_text(machine, findings))
     ready = {ability.target: finding.ready for ability, finding in zip(ABILITIES, findings, strict=True)}
     return ExitStatus.DONE if options.target is None or ready[options.target] else ExitStatus.USER_ERROR
 
 
-def _as_text(machine: dict[str, Any], findings: list[Finding]) -> str:
-    lines = [f"{name:<14} {value if value is not None else 'none'}" for name, value in machine.items()] + [""]
+def examine_machine() -> Machine:
+    """Python, platform, processors, driver and GPUs; works without any extra."""
+    driver: str | None = None
+    gpus: tuple[GpuProperties, ...] = ()
+    try:
+        from instantrt.device.properties import cuda_version, visible_gpus
+
+        driver = cuda_version()
+        gpus = visible_gpus()
+        no_gpu = None if gpus else "the driver sees none"
+    except MissingExtraError:
+        no_gpu = f"cannot look without {' and '.join(_CUDA)}"
+    except DeviceError as error:
+        no_gpu = error.found
+    return Machine(
+        version("instantrt"), platform.python_version(), platform.platform(), os.cpu_count(), driver, gpus, no_gpu
+    )
+
+
+def _as_text(machine: Machine, findings: list[Finding]) -> str:
+    gpus = "; ".join(
+        f"{gpu.name} (compute capability {gpu.compute_capability}, {gpu.multiprocessors} multiprocessors)"
+        for gpu in machine.gpus
+    )
+    facts = {name: value for name, value in vars(machine).items() if name != "no_gpu"}
+    facts["gpus"] = gpus or f"none: {machine.no_gpu}"
+    lines = [f"{name:<14} {value if value is not None else 'none'}" for name, value in facts.items()] + [""]
     for finding in findings:
         versions = ", ".join(f"{name} {number}" for name, number in finding.found.items())
         lines.append(f"{'yes' if finding.ready else 'no ':<4} {finding.name}" + (f"  ({versions})" * finding.ready))
@@ -90,41 +141,18 @@ def _as_text(machine: dict[str, Any], findings: list[Finding]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine_facts() -> dict[str, Any]:
-    """Python, platform, processors and the CUDA driver's version, None without one."""
-    return {
-        "instantrt": version("instantrt"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_threads": os.cpu_count(),
-        "cuda_driver": cuda_driver_version(),
-    }
-
-
-def cuda_driver_version() -> str | None:
-    """The CUDA version that the installed driver supports, or None if there is no driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    number = ctypes.c_int(0)
-    if driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
-        return None
-    return f"{number.value // 1000}.{number.value % 1000 // 10}"
-
-
-def examine(ability: Ability, has_gpu: bool) -> Finding:
-    """Check one ability's distributions, and the driver where it needs one."""
-    found, missing = {}, []
+def examine(ability: Ability, no_gpu: str | None) -> Finding:
+    """Check one ability's distributions and, where it needs one, the GPU; ``no_gpu`` says why there is none."""
+    installed, missing = {}, []
     for name in ability.distributions:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             missing.append(name)
     hint = f'pip install "instantrt[{ability.extra}]"' if missing else None
-    if ability.needs_gpu and not has_gpu:
-        missing.append("an NVIDIA driver (libcuda.so.1)")
-    return Finding(ability.name, not missing, found, tuple(missing), hint)
+    if ability.needs_gpu and no_gpu and not set(_CUDA) & set(missing):
+        missing.append(f"an NVIDIA GPU with its driver ({no_gpu})")
+    return Finding(ability.name, not missing, installed, tuple(missing), hint)
 
 
 def _load() -> Callable[[DoctorOptions], ExitStatus]:

@@ -20,6 +20,7 @@ import numpy as np
 from instantrt.device import Array, Buffer, Event
 from instantrt.device.check import CURES, CUDAError, call, device_error, driver, driver_errors
 from instantrt.device.pinned import DownloadStaging, UploadStaging
+from instantrt.device.properties import GpuProperties, open_gpu
 from instantrt.errors import DeviceError
 
 from cuda import core  # isort: skip  (after device.check, which says how to install it)
@@ -44,7 +45,7 @@ class CudaDevice:
 
     def __init__(self, ordinal: int = 0, *, staging_bytes: int = STAGING_BYTES) -> None:
         self._closing: ExitStack | None = None
-        self._core = _open(ordinal)
+        self._core = open_gpu(ordinal)
         self.ordinal = ordinal
         self._owned: WeakSet[CudaBuffer | CudaEvent | CudaGraph] = WeakSet()
         with ExitStack() as opened:
@@ -55,22 +56,16 @@ class CudaDevice:
             with driver_errors(f"creating a memory pool on GPU {ordinal}"):
                 self._pool = core.DeviceMemoryResource(ordinal, core.DeviceMemoryResourceOptions())
             opened.callback(self._pool.close)
-            self._landing = DownloadStaging(self._raw)
+            self._downloads = DownloadStaging(self._raw)
             events = (_new_event(self._core), _new_event(self._core))
-            self._staging = UploadStaging(self._raw, events, staging_bytes)
+            self._uploads = UploadStaging(self._raw, events, staging_bytes)
             self._closing = opened.pop_all()
         self.stream = CudaStream(self._raw, self._core.set_current)
 
     @property
-    def name(self) -> str:
-        """The GPU's name."""
-        return str(self._core.name)
-
-    @property
-    def compute_capability(self) -> tuple[int, int]:
-        """Major and minor."""
-        major, minor = self._core.compute_capability
-        return int(major), int(minor)
+    def properties(self) -> GpuProperties:
+        """The GPU's name, compute capability and number of multiprocessors."""
+        return GpuProperties.of(self._core)
 
     def memory_bytes(self) -> tuple[int, int]:
         """Free and total memory of the GPU."""
@@ -115,7 +110,7 @@ class CudaDevice:
             )
         self._begin("upload")
         with driver_errors("an upload"):
-            self._staging.copy(np.ascontiguousarray(source).reshape(-1).view(np.uint8), target.part())
+            self._uploads.copy(np.ascontiguousarray(source).reshape(-1).view(np.uint8), target.core_buffer())
 
     def download(self, source: Buffer) -> Array:
         """A fresh host array with the buffer's contents, after everything on the stream. Waits for it."""
@@ -126,7 +121,7 @@ class CudaDevice:
         buffers = [_buffer(source) for source in sources]
         self._begin("download")
         with driver_errors("a download, or work before it,"):
-            fetched = self._landing.fetch([buffer.part() for buffer in buffers])
+            fetched = self._downloads.fetch([buffer.core_buffer() for buffer in buffers])
         return [
             data[: buffer.nbytes].copy().view(buffer.dtype).reshape(buffer.shape)
             for data, buffer in zip(fetched, buffers, strict=True)
@@ -139,7 +134,7 @@ class CudaDevice:
             raise ValueError(f"cannot copy {from_.nbytes} bytes into {to.nbytes}")
         self._activate()
         with driver_errors("a copy between buffers"):
-            to.part().copy_from(from_.part(), stream=self._raw)
+            to.core_buffer().copy_from(from_.core_buffer(), stream=self._raw)
 
     def capture(self, work: Call) -> CudaGraph:
         """Record what ``work`` puts on the stream, without running it.
@@ -188,8 +183,8 @@ class CudaDevice:
             self._raw.sync()
         for owned in list(self._owned):
             owned.close()
-        self._staging.close()
-        self._landing.close()
+        self._uploads.close()
+        self._downloads.close()
         with suppress(CUDAError):
             self._raw.sync()  # frees are ordered on the stream: let them run
         self._closing.close()
@@ -274,7 +269,7 @@ class CudaBuffer:
             raise IndexError(f"{count} rows of {list(self.shape)}")
         return self._part((count, *self.shape[1:]), 0)
 
-    def part(self) -> Any:
+    def core_buffer(self) -> Any:
         """A ``cuda.core.Buffer`` of exactly this tensor, for copies."""
         self._check_open()
         return core.Buffer.from_handle(self._address, self.nbytes, owner=self)
@@ -414,20 +409,6 @@ class CudaGraph:
     def close(self) -> None:
         """Release the graph, launches under way still end; may be called more than once."""
         self._raw.close()
-
-
-def _open(ordinal: int) -> Any:
-    with driver_errors("running on an NVIDIA GPU"):
-        call("starting CUDA", driver.cuInit(0)[0])
-        code, found = driver.cuDeviceGetCount()
-        call("counting the GPUs", code)
-        if not 0 <= ordinal < found:
-            raise DeviceError(
-                f"there is no GPU {ordinal}",
-                found=f"{found} visible, counted from 0",
-                hint="choose one that nvidia-smi lists, and check CUDA_VISIBLE_DEVICES",
-            )
-        return core.Device(ordinal)
 
 
 def _new_event(device: Any, *, timing: bool = False) -> Any:

@@ -11,7 +11,7 @@ from cuda import core
 
 from instantrt.device.check import call, driver
 
-ALIGNMENT = 256  # bytes; parts of a block start here, as the GPU's copy engines like it
+ALIGNMENT = 256  # bytes; pieces of a block start here, as the GPU's copy engines like it
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -24,12 +24,15 @@ class PinnedBlock:
     """
 
     def __init__(self, nbytes: int) -> None:
+        # cuda.core's own resources (1.2) do not do the same. LegacyPinnedMemoryResource calls the same two functions,
+        # but frees only after a wait that succeeds: after a failure on the GPU its memory stays locked.
+        # PinnedMemoryResource takes from a pool, which not every GPU and driver has for host memory.
         code, self.address = driver.cuMemAllocHost(nbytes)
         call(f"allocating {nbytes} bytes of page-locked memory", code)
         self.bytes: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address))
 
-    def part(self, offset: int, nbytes: int) -> Any:
-        """A ``cuda.core.Buffer`` of a part, for copies."""
+    def piece(self, offset: int, nbytes: int) -> Any:
+        """A ``cuda.core.Buffer`` of a piece of it, for copies."""
         return core.Buffer.from_handle(self.address + offset, nbytes, owner=self)
 
     def close(self) -> None:
@@ -46,12 +49,12 @@ class UploadStaging:
 
     Args:
         stream: the ``cuda.core.Stream`` on which the copies run.
-        used_up: a ``cuda.core.Event`` for each half, its own from now on.
+        copied: a ``cuda.core.Event`` for each half, its own from now on.
         nbytes: size of both halves together.
     """
 
-    def __init__(self, stream: Any, used_up: tuple[Any, Any], nbytes: int) -> None:
-        self._stream, self._used_up = stream, used_up
+    def __init__(self, stream: Any, copied: tuple[Any, Any], nbytes: int) -> None:
+        self._stream, self._copied = stream, copied
         self._half_bytes = nbytes // 2
         self._block = PinnedBlock(2 * self._half_bytes)
         self._half, self._filled = 0, 0
@@ -61,25 +64,25 @@ class UploadStaging:
         done = 0
         while done < len(source):
             if self._filled >= self._half_bytes:
-                self._turn()
+                self._switch_halves()
             nbytes = min(len(source) - done, self._half_bytes - self._filled)
             start = self._half * self._half_bytes + self._filled
             self._block.bytes[start : start + nbytes] = source[done : done + nbytes]
             target = core.Buffer.from_handle(int(destination.handle) + done, nbytes, owner=destination)
-            target.copy_from(self._block.part(start, nbytes), stream=self._stream)
+            target.copy_from(self._block.piece(start, nbytes), stream=self._stream)
             self._filled += -(-nbytes // ALIGNMENT) * ALIGNMENT
             done += nbytes
 
     def close(self) -> None:
         """Free it; the stream must be idle. May be called more than once."""
-        for event in self._used_up:
+        for event in self._copied:
             event.close()
         self._block.close()
 
-    def _turn(self) -> None:
-        self._stream.record(self._used_up[self._half])
+    def _switch_halves(self) -> None:
+        self._stream.record(self._copied[self._half])
         self._half, self._filled = 1 - self._half, 0
-        self._used_up[self._half].sync()
+        self._copied[self._half].sync()
 
 
 class DownloadStaging:
@@ -98,7 +101,7 @@ class DownloadStaging:
         offsets = np.cumsum([0, *(-(-source.size // ALIGNMENT) * ALIGNMENT for source in sources)])
         block = self._at_least(int(offsets[-1]))
         for source, offset in zip(sources, offsets, strict=False):
-            block.part(int(offset), source.size).copy_from(source, stream=self._stream)
+            block.piece(int(offset), source.size).copy_from(source, stream=self._stream)
         self._stream.sync()
         return [block.bytes[offset : offset + source.size] for source, offset in zip(sources, offsets, strict=False)]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from instantrt.contracts import NetworkContract
-from instantrt.device import Buffer, Device, Stream
 from instantrt.errors import RequestError
+
+if TYPE_CHECKING:  # command lines import this package and shall not wait for numpy
+    from instantrt.contracts import NetworkContract
+    from instantrt.device import Buffer, Device, Stream
 
 __all__ = ["Engine", "Target", "TargetOptions"]
 

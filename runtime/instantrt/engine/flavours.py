@@ -1,20 +1,30 @@
-"""TensorRT and TensorRT-RTX as the runtime sees them: where their Python modules come from and what only one has.
+"""TensorRT and TensorRT-RTX: where their Python modules come from, and what only one of them has when it runs plans.
 
 Executing plans differs in few things: TensorRT-RTX finishes compilation on the device and can keep the kernels, and its
-contexts are made from a configuration object. How the builders differ is in ``instantrt_engines.flavours``.
+contexts are made from a configuration object. How the builders differ is in ``instantrt_engines.build_support``.
+
+|                     | TensorRT 10, 11                  | TensorRT-RTX 1.7                                |
+|---------------------|----------------------------------|-------------------------------------------------|
+| Python module       | tensorrt                         | tensorrt_rtx_bindings                           |
+| libraries come from | the module                       | the vendor's or ONNX Runtime's wheel            |
+| capture in a graph  | always                           | of plans built with REQUIRE_USER_ALLOCATION     |
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
-from instantrt.errors import MissingExtraError
+from instantrt.errors import MissingExtraError, WheelError
 
 COMMON_OPTIONS = ("device", "weight_budget_bytes")
+
+Use = Literal["run", "build"]
 
 
 @dataclass(frozen=True)
@@ -23,32 +33,43 @@ class Flavour:
 
     Args:
         target: its name on the command line and in a bundle's ``plans`` folder.
-        extra: the extra of InstantRT that installs it.
+        product: its name in messages.
+        extra: the extra of InstantRT that installs it; building needs the extra ``build`` too.
         import_module: imports the Python module.
         options: the fields of :class:`instantrt.engine.TargetOptions` that it has.
         finishes_on_device: plans are portable; kernels are compiled where they run, and can be kept.
+        capture_flags: builder flags without which its plans cannot be captured in a graph: they forbid allocating while
+            executing. Streaming weights allocates, so plans for that go without.
     """
 
     target: str
+    product: str
     extra: str
     import_module: Callable[[], ModuleType]
     options: tuple[str, ...]
     finishes_on_device: bool
+    capture_flags: tuple[str, ...] = ()
 
-    def load(self) -> ModuleType:
+    def load(self, use: Use = "run") -> ModuleType:
         """The flavour's Python module.
 
         Raises:
-            MissingExtraError: its wheels are not installed.
+            MissingExtraError: its wheels are not installed; names the extra for this use.
+            WheelError: they do not work together.
         """
         try:
             module = self.import_module()
             # A folder that merely has the module's name is imported as an empty namespace package.
-            if not hasattr(module, "Runtime"):
-                raise ImportError(f"{module.__name__} has no Runtime; it is not an installed TensorRT")
+            if not hasattr(module, "ILogger"):
+                raise ImportError(f"{module.__name__} has no ILogger; it is not an installed TensorRT")
         except ImportError as error:
-            raise MissingExtraError(f"Running on {self.target}", self.extra, str(error)) from error
+            doing = f"Running on {self.target}" if use == "run" else f"Building {self.target} plans"
+            raise MissingExtraError(doing, self.extra_for(use), str(error)) from error
         return module
+
+    def extra_for(self, use: Use) -> str:
+        """What ``pip install "instantrt[...]"`` takes for this use."""
+        return self.extra if use == "run" else f"build,{self.extra}"
 
 
 def import_datacenter() -> ModuleType:
@@ -59,18 +80,64 @@ def import_datacenter() -> ModuleType:
 def import_rtx() -> ModuleType:
     """The bindings of TensorRT-RTX, after the libraries that they need.
 
-    The libraries come with the vendor's ``tensorrt_rtx_libs`` or with ONNX Runtime's TensorRT-RTX wheel, which makes
-    them known to the dynamic linker when it is imported.
+    The libraries come with the vendor's ``tensorrt_rtx_libs``, which the bindings import, or with ONNX Runtime's
+    TensorRT-RTX wheel, which makes them known to the dynamic linker when it is imported.
+
+    Raises:
+        WheelError: the bindings are of another version than the libraries.
     """
     if importlib.util.find_spec("tensorrt_rtx_libs") is None:
         importlib.import_module("onnxruntime_ep_nv_tensorrt_rtx")
-    return importlib.import_module("tensorrt_rtx_bindings")
+    try:
+        module = importlib.import_module("tensorrt_rtx_bindings")
+    except ModuleNotFoundError:
+        raise
+    except ImportError as error:
+        raise _mismatch("unknown", rtx_library_version()) from error
+    library = rtx_library_version()
+    bindings = getattr(module, "__version__", library)  # an empty folder has none, and is found out in Flavour.load
+    if bindings != library:
+        raise _mismatch(bindings, library)
+    return module
+
+
+def rtx_library_version() -> str:
+    """The version that the loaded TensorRT-RTX library itself reports, e.g. ``"1.7.1.116"``."""
+    try:
+        library = ctypes.CDLL("libtensorrt_rtx.so.1")
+    except OSError as error:
+        raise ImportError(str(error)) from error
+    parts = ("Major", "Minor", "Patch", "Build")
+    return ".".join(str(getattr(library, f"getInferLib{part}Version")()) for part in parts)
+
+
+def _mismatch(bindings: str, library: str) -> WheelError:
+    return WheelError(
+        "the installed TensorRT-RTX wheels do not belong together",
+        found=f"bindings {bindings}, library {library}",
+        hint='pip install --force-reinstall "instantrt[rtx]"',
+    )
 
 
 FLAVOURS = {
     flavour.target: flavour
     for flavour in (
-        Flavour("tensorrt", "tensorrt", import_datacenter, COMMON_OPTIONS, finishes_on_device=False),
-        Flavour("tensorrt-rtx", "rtx", import_rtx, (*COMMON_OPTIONS, "runtime_cache"), finishes_on_device=True),
+        Flavour(
+            target="tensorrt",
+            product="TensorRT",
+            extra="tensorrt",
+            import_module=import_datacenter,
+            options=COMMON_OPTIONS,
+            finishes_on_device=False,
+        ),
+        Flavour(
+            target="tensorrt-rtx",
+            product="TensorRT-RTX",
+            extra="rtx",
+            import_module=import_rtx,
+            options=(*COMMON_OPTIONS, "runtime_cache"),
+            finishes_on_device=True,
+            capture_flags=("REQUIRE_USER_ALLOCATION",),
+        ),
     )
 }

@@ -41,7 +41,8 @@ class OnnxRuntimeTarget:
         options.check(self.name, ("threads",))
         threads = options.threads
         if threads is not None and threads < 1:
-            raise RequestError("threads must be at least 1", found=str(threads))
+            hint = "leave it out (`--threads`, `threads=`) to let ONNX Runtime choose"
+            raise RequestError("threads must be at least 1", found=str(threads), hint=hint)
         self._ort = import_onnxruntime()
         self._bundle = bundle
         self._threads = threads

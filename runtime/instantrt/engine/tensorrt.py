@@ -22,7 +22,7 @@ from instantrt.device.cuda import CudaDevice
 from instantrt.engine import TargetOptions
 from instantrt.engine.flavours import Flavour
 from instantrt.engine.runtime_cache import RuntimeCache
-from instantrt.engine.tensorrt_log import TensorRTLog
+from instantrt.engine.tensorrt_log import TensorRTLog, tensorrt_log
 from instantrt.engine.tensorrt_weights import refit, set_weight_budget
 from instantrt.errors import DeviceError, EngineError, RequestError
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 OUT_OF_MEMORY = "free device memory, or build plans for fewer slots or smaller pictures"
-EXECUTION_FAILED = (
-    "restart the process if the GPU failed before; otherwise build the plans again with `instantrt build`"
-)
+BUILD_AGAIN = "build the plans again with `instantrt build --force`"
+EXECUTION_FAILED = f"restart the process if the GPU failed before; otherwise {BUILD_AGAIN}"
 
 
 class TensorRTTarget:
@@ -55,14 +54,13 @@ class TensorRTTarget:
         self.name = flavour.target
         self._bundle = bundle
         self._module = flavour.load()
-        self._log = TensorRTLog(self._module)
+        self._log = tensorrt_log(self._module)
         self._plans = {name: open_plan(bundle, flavour.target, name) for name in bundle.manifest.networks}
         self._engines: dict[str, trt.ICudaEngine] = {}
         with ExitStack() as owned:
             self.device = owned.enter_context(closing(CudaDevice(options.device or 0)))
-            compute = "{}.{}".format(*self.device.compute_capability)
             for plan in self._plans.values():
-                plan.check_host(self._module.__version__, compute)
+                plan.check_host(self._module.__version__, self.device.properties.compute_capability)
             owned.callback(self._engines.clear)
             self._load_plans(options.weight_budget_bytes)
             self._arena = owned.enter_context(closing(self._device_arena()))
@@ -111,6 +109,7 @@ class TensorRTTarget:
             if not streaming:
                 raise RequestError(
                     "no plan of this bundle was built for weight streaming",
+                    found=f"a weight budget of {weight_budget_bytes} bytes",
                     hint=f"`instantrt build {self._bundle.folder} --target {self.name} --weight-streaming`",
                 )
             for name, engine in streaming.items():
@@ -134,7 +133,7 @@ class TensorRTTarget:
 
     def _runtime_cache(self, options: TargetOptions) -> RuntimeCache:
         folder = options.runtime_cache or plan_path(self._bundle.folder, self.name, "unet").parent
-        return RuntimeCache(folder, "{}.{}".format(*self.device.compute_capability))
+        return RuntimeCache(folder, self.device.properties.compute_capability)
 
     def _context(self, engine: Any, *, fixed_shapes: bool) -> Any:
         """A context without memory of its own. ``engine`` is untyped here: this is where the flavours differ."""
@@ -192,6 +191,7 @@ class TensorRTEngine:
             raise EngineError(
                 f"{name} of {self.contract.name} takes {self._dtypes[name]}",
                 found=f"a buffer of {buffer.dtype}",
+                hint=BUILD_AGAIN,
             )
         self._bound[name] = buffer
         self._ready = self._ready and self._given.get(name) == (buffer.shape, buffer.address)
@@ -239,14 +239,17 @@ class TensorRTEngine:
             self._give(context, name, buffer)
         unknown = context.infer_shapes()
         if unknown:
-            raise self._log.failure(f"TensorRT lacks the shapes of {', '.join(unknown)} of {self.contract.name}")
+            raise self._log.failure(
+                f"TensorRT lacks the shapes of {', '.join(unknown)} of {self.contract.name}", BUILD_AGAIN
+            )
         for spec in self.contract.outputs:
             dims: Any = context.get_tensor_shape(spec.name)  # iterable, which the stubs do not say
-            found, expected = tuple(dims), self._bound[spec.name].shape
-            if found != expected:
+            shape, expected = tuple(dims), self._bound[spec.name].shape
+            if shape != expected:
                 raise EngineError(
                     f"{spec.name} of {self.contract.name} does not fit its buffer",
-                    found=f"{list(found)} for a buffer of {list(expected)}",
+                    found=f"{list(shape)} for a buffer of {list(expected)}",
+                    hint=BUILD_AGAIN,
                 )
         self._ready = True
 
@@ -257,7 +260,9 @@ class TensorRTEngine:
             return
         if profile != context.active_optimization_profile:
             if not context.set_optimization_profile_async(profile, stream.handle):
-                raise self._log.failure(f"TensorRT cannot switch {self.contract.name} to profile {profile}")
+                raise self._log.failure(
+                    f"TensorRT cannot switch {self.contract.name} to profile {profile}", BUILD_AGAIN
+                )
             self._given.clear()  # TensorRT forgets the shapes
         context.set_device_memory(self._arena.address, self._arena.shape[0])
 
@@ -270,5 +275,6 @@ class TensorRTEngine:
         if address != given_address:
             accepted = accepted and context.set_tensor_address(name, address)
         if not accepted:
-            raise self._log.failure(f"TensorRT refuses {list(shape)} at {address:#x} as {name} of {self.contract.name}")
+            what = f"TensorRT refuses {list(shape)} at {address:#x} as {name} of {self.contract.name}"
+            raise self._log.failure(what, BUILD_AGAIN)
         self._given[name] = (shape, address)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 
+REFIT_FAILED = "export the bundle and build its plans again: `instantrt export`, then `instantrt build --strip-weights`"
+BUDGET_REFUSED = "give another `--weight-budget`, or load the bundle without one"
+
+
 def refit(module: ModuleType, log: TensorRTLog, engine: trt.ICudaEngine, onnx: Path) -> None:
     """Give a weight-stripped engine the weights of the ONNX file that it was built from.
 
@@ -23,12 +27,12 @@ def refit(module: ModuleType, log: TensorRTLog, engine: trt.ICudaEngine, onnx: P
     what = f"TensorRT cannot refit the plan from {onnx.name}"
     if not parser.refit_from_file(str(onnx)):
         said = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise log.failure(f"{what}: {'; '.join(said)}" if said else what)
+        raise log.failure(f"{what}: {'; '.join(said)}" if said else what, REFIT_FAILED)
     missing = refitter.get_missing_weights()
     if missing:
-        raise log.failure(f"{what}: it lacks {', '.join(missing)}")
+        raise log.failure(f"{what}: it lacks {', '.join(missing)}", REFIT_FAILED)
     if not refitter.refit_cuda_engine():
-        raise log.failure(what)
+        raise log.failure(what, REFIT_FAILED)
 
 
 def set_weight_budget(engine: trt.ICudaEngine, budget_bytes: int, log: TensorRTLog, network: str) -> None:
@@ -40,4 +44,4 @@ def set_weight_budget(engine: trt.ICudaEngine, budget_bytes: int, log: TensorRTL
     budget = min(budget_bytes, engine.streamable_weights_size)
     engine.weight_streaming_budget_v2 = budget
     if engine.weight_streaming_budget_v2 != budget:
-        raise log.failure(f"TensorRT refuses a weight budget of {budget} bytes for {network}")
+        raise log.failure(f"TensorRT refuses a weight budget of {budget} bytes for {network}", BUDGET_REFUSED)

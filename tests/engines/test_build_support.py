@@ -1,30 +1,35 @@
-"""Both flavours' calls exist and take what they are given; what one lacks is refused in its own words."""
+"""Both flavours can build what the table says, by calls that exist; what one lacks is refused in its own words."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import subprocess
 import sys
 import types
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from instantrt.cli import main
-from instantrt.errors import MissingExtraError, RequestError
-from instantrt_engines import flavours
-from instantrt_engines.build import flavour_of
-from instantrt_engines.flavours import FLAVOURS, OPTION_FLAGS, WheelError
+from instantrt.errors import DeviceError, RequestError, WheelError
+from instantrt_engines import build_support
+from instantrt_engines.build import build_support_of
+from instantrt_engines.build_support import (
+    BUILD_SUPPORT,
+    HARDWARE_LEVELS,
+    OPTION_FLAGS,
+    BuildSupport,
+    network_flags,
+)
 from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.tensorrt_api import TensorRT
 
 ROOT = Path(__file__).parents[2]
 ENGINES = ROOT / "engines/instantrt_engines"
 TYPINGS = ROOT / ".venv/typings"
-RTX, DATACENTER = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
+RTX, DATACENTER = BUILD_SUPPORT["tensorrt-rtx"], BUILD_SUPPORT["tensorrt"]
 ASKED = {
     "optimization_level": 3,
     "aux_streams": 0,
@@ -90,7 +95,7 @@ def test_every_call_in_the_package_is_in_that_list() -> None:
     """Attributes taken from TensorRT's objects in the source, found by the names of the variables that hold them."""
     holders = "builder|network|config|parser|made|cache|refusal"
     used = set()
-    for name in ("builder.py", "flavours.py"):
+    for name in ("builder.py", "build_support.py"):
         used |= set(re.findall(rf"(?<![\w.])(?:{holders})\.(\w+)", (ENGINES / name).read_text(encoding="utf-8")))
     listed = {name for calls in CALLS.values() for name in calls}
     only_rtx = {"num_compute_capabilities", "set_compute_capability"}
@@ -103,11 +108,11 @@ def test_every_flag_that_an_option_sets_exists(api: TensorRT) -> None:
         for name in names:
             assert hasattr(api.BuilderFlag, name)
     assert set(OPTION_FLAGS) <= set(BuildOptions.__dataclass_fields__)
-    for level in flavours.HARDWARE_LEVELS.values():
+    for level in HARDWARE_LEVELS.values():
         assert hasattr(api.HardwareCompatibilityLevel, level)
     for member in RTX.capabilities.values():
         assert hasattr(api.module.ComputeCapability, member)
-    assert flavours.network_flags(api) > 0
+    assert network_flags(api) > 0
 
 
 def test_precision_flags_that_version_11_removed_are_not_used() -> None:
@@ -136,23 +141,23 @@ def test_the_stubs_of_the_datacenter_flavour_refuse_a_wrong_call(tmp_path: Path)
     assert [re.search(r"\[(.*)\]$", line)[1] for line in errors] == ["arg-type", "attr-defined"], done.stdout
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS.values(), ids=FLAVOURS)
+@pytest.mark.parametrize("support", BUILD_SUPPORT.values(), ids=BUILD_SUPPORT)
 @pytest.mark.parametrize("name", ASKED)
-def test_an_option_is_taken_or_refused_by_name(flavour: flavours.Flavour, name: str) -> None:
+def test_an_option_is_taken_or_refused_by_name(support: BuildSupport, name: str) -> None:
     assert set(ASKED) == {field.name for field in fields(BuildOptions)}
     options = BuildOptions(**{name: ASKED[name]})
     assert options.asked == (name,)
-    if name in flavour.options:
-        flavour.check(options)
+    if name in support.options:
+        support.check(options)
         return
-    with pytest.raises(BuildOptionError, match=f"{flavour.product} has no option {name}"):
-        flavour.check(options)
+    with pytest.raises(BuildOptionError, match=f"{support.product} has no option {name}"):
+        support.check(options)
 
 
 def test_the_flavours_differ_where_the_table_says_so() -> None:
     assert RTX.options - DATACENTER.options == {"compute"}
     assert DATACENTER.options - RTX.options == {"hardware_compatibility", "version_compatible", "timing_cache"}
-    table = flavours.__doc__
+    table = build_support.__doc__
     for word in ("TensorRT 10", "TensorRT 11", "TensorRT-RTX", "hardware_compatibility", "device_memory_size"):
         assert word in table
 
@@ -178,89 +183,27 @@ def test_compute_is_sorted_and_part_of_the_identity() -> None:
     assert BuildOptions(timing_cache=Path("x")).identity == {}
 
 
-@pytest.fixture
-def no_modules(monkeypatch: pytest.MonkeyPatch):
-    """Makes these modules impossible to import."""
-
-    def hide(*names: str) -> None:
-        real = importlib.import_module
-
-        def import_module(name: str, package: str | None = None) -> types.ModuleType:
-            if name in names:
-                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-            return real(name, package)
-
-        monkeypatch.setattr(importlib, "import_module", import_module)
-
-    return hide
-
-
-@pytest.mark.parametrize("wheel", ["tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"])
-def test_a_missing_wheel_names_the_extra(no_modules, wheel: str) -> None:
-    no_modules(wheel)
-    with pytest.raises(MissingExtraError, match=rf"(?s){wheel}.*instantrt\[rtx\]"):
-        RTX.load()
-
-
-def test_missing_datacenter_wheels_name_their_extra(no_modules) -> None:
-    no_modules("tensorrt")
-    with pytest.raises(MissingExtraError, match=r"instantrt\[tensorrt\]"):
-        DATACENTER.load()
-
-
-def test_an_empty_folder_of_that_name_is_no_tensorrt(monkeypatch, tmp_path: Path) -> None:
-    (tmp_path / "tensorrt").mkdir()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(MissingExtraError, match="has no Builder"):
-        DATACENTER.load()
-    sys.modules.pop("tensorrt", None)
-
-
-def test_wheels_of_different_versions_are_told(monkeypatch) -> None:
-    monkeypatch.setattr(flavours, "rtx_library_version", lambda: "1.5.0.99")
-    with pytest.raises(WheelError, match=r"bindings 1\.7\.1\.116, library 1\.5\.0\.99"):
-        RTX.load()
-
-
-def test_bindings_that_do_not_load_on_that_library_are_told(monkeypatch) -> None:
-    real = importlib.import_module
-
-    def import_module(name: str) -> types.ModuleType:
-        if name == "tensorrt_rtx_bindings":
-            raise ImportError("undefined symbol: createInferBuilder_v9")
-        return real(name)
-
-    monkeypatch.setattr(importlib, "import_module", import_module)
-    with pytest.raises(WheelError, match="do not belong together"):
-        RTX.load()
-
-
 def test_a_version_that_lacks_something_is_too_old() -> None:
-    old = types.SimpleNamespace(__version__="9.0", __name__="tensorrt", Builder=object)
-    flavour = flavours.Flavour("tensorrt", "TensorRT", "tensorrt", lambda: old, frozenset(), None, {})
-    with pytest.raises(WheelError, match=r"TensorRT 9\.0 lacks what building needs"):
-        flavour.load()
+    old = types.SimpleNamespace(__version__="9.0", __name__="tensorrt", ILogger=object)
+    old_tensorrt = replace(DATACENTER, flavour=replace(DATACENTER.flavour, import_module=lambda: old))
+    with pytest.raises(WheelError, match=r"(?s)TensorRT 9\.0 lacks what building needs.*instantrt\[build,tensorrt\]"):
+        old_tensorrt.load()
 
 
-def test_the_library_reports_the_version_of_the_bindings(api: TensorRT) -> None:
-    assert flavours.rtx_library_version() == api.version
-
-
-def test_datacenter_plans_need_a_gpu(monkeypatch) -> None:
-    def no_driver(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(flavours.ctypes, "CDLL", no_driver)
-    with pytest.raises(WheelError, match="only on the GPU that they are for"):
+def test_datacenter_plans_need_a_gpu() -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU")
+    with pytest.raises(DeviceError, match="only on the GPU that they are for") as error:
         DATACENTER.compute(BuildOptions())
+    assert error.value.found == "no libcuda.so.1 on this machine"
+    assert "--target tensorrt-rtx" in str(error.value.hint)
 
 
 def test_onnxruntime_and_unknown_targets_have_nothing_to_build() -> None:
     with pytest.raises(RequestError, match="nothing to build"):
-        flavour_of("onnxruntime")
+        build_support_of("onnxruntime")
     with pytest.raises(RequestError, match="tensorrt-rtx"):
-        flavour_of("openvino")
+        build_support_of("openvino")
 
 
 def test_the_command_line_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
