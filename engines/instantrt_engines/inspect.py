@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from instantrt.errors import RequestError
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
 from instantrt_engines.cost import Cost, cost_of
 from instantrt_engines.graph import ShapedGraph, load_graph
-from instantrt_engines.memory import DeviceMemory, Fit, NetworkMemory, device_memory, fit_into
+from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, Fit, NetworkMemory, device_memory, fit_into
 from instantrt_engines.profiles import FACES, PROMPTS, TIMESTEPS, ShapeOptions, check_within
 
 PRECISIONS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
@@ -64,6 +64,20 @@ class NetworkReport:
         return self.plan.record.activation_bytes[self.profile]
 
     @property
+    def memory(self) -> NetworkMemory | None:
+        """Its share of the device memory, if the plan holds the report's sizes and tells."""
+        if self.plan is None or self.activation_bytes is None:
+            return None
+        record = self.plan.record
+        return NetworkMemory(
+            self.contract,
+            record.identity.profiles,
+            self.device_weight_bytes,
+            max(record.activation_bytes),
+            bool(record.identity.options.get("weight_streaming")),
+        )
+
+    @property
     def device_weight_bytes(self) -> int:
         """Device memory of the weights: the builder's figure, else the ONNX file's."""
         built = None if self.plan is None else self.plan.record.weight_bytes
@@ -82,32 +96,55 @@ class BundleReport:
     @property
     def memory(self) -> DeviceMemory | None:
         """Device memory of all plans together; None unless every network's plan tells its share."""
-        shares = []
-        for network in self.networks:
-            if network.activation_bytes is None:
-                return None
-            weights = network.device_weight_bytes
-            shares.append(NetworkMemory(network.contract.stage, weights, network.activation_bytes))
-        contracts = [network.contract for network in self.networks]
-        return device_memory(shares, contracts, self.sizes.symbols, self.bundle.precision)
+        shares = [network.memory for network in self.networks]
+        known = [share for share in shares if share is not None]
+        if len(known) < len(shares):
+            return None
+        sizes = self.sizes
+        shape = {"B": sizes.slots, "G": sizes.guidance_batch, "H": sizes.height, "W": sizes.width}
+        return device_memory(known, shape, self.bundle.precision)
 
     def fit(self, vram_bytes: int) -> Fit:
-        """Whether the plans fit into so much device memory, and how.
+        """Whether the plans fit into so much device memory with all weights loaded.
 
         Raises:
             RequestError: there are no plans that tell.
         """
         memory = self.memory
         if memory is None:
-            problems = [n.plan_problem or f"{n.contract.name} lacks figures" for n in self.networks if n.plan is None]
+            problems = [n.plan_problem or f"{n.contract.name} lacks figures" for n in self.networks if n.memory is None]
             raise RequestError(
                 "device memory is known once all networks are built",
                 found="; ".join(problems[:3]),
-                hint=f"`instantrt build {self.bundle.folder} --target {self.target or 'tensorrt-rtx'}`",
+                hint=self._build_command(""),
             )
-        loop = [n for n in self.networks if n.contract.stage == "denoise" and n.plan is not None]
-        streamable = all(n.plan is not None and n.plan.record.identity.options.get("weight_streaming") for n in loop)
-        return fit_into(memory, vram_bytes, streamable=streamable)
+        return fit_into(memory, vram_bytes, self._streamable)
+
+    def remedies(self, fit: Fit) -> tuple[str, ...]:
+        """What the user can do where it does not fit."""
+        memory, remedies = self.memory, []
+        if memory is None or fit.fits:
+            return ()
+        if fit.weight_budget_bytes is not None:
+            load = f"load the bundle with `--weight-budget {fit.weight_budget_bytes} --eager`"
+            remedies.append(f"stream weights: {load}; what TensorRT itself needs for that is not counted")
+        elif len(self._streamable) < len(self.networks) and memory.beside_weights_bytes < fit.vram_bytes:
+            build = self._build_command(" --weight-streaming")
+            remedies.append(f"stream weights: {build}, then load the bundle with `--weight-budget BYTES --eager`")
+        largest = [most for n in self.networks if n.plan is not None for most in _largest_sizes(n.plan)]
+        if any(symbol == "B" and size > 1 for symbol, size in largest):
+            remedies.append(f"build plans for fewer slots: {self._build_command(' --slots 1')}")
+        smallest = dict(zip("WH", self.bundle.manifest.sizes.min, strict=True))
+        if any(size > smallest.get(symbol, size) for symbol, size in largest):
+            remedies.append(f"build plans for smaller pictures: {self._build_command(' --sizes WxH')}")
+        return tuple(remedies)
+
+    @property
+    def _streamable(self) -> list[int]:
+        return [n.memory.weight_bytes for n in self.networks if n.memory is not None and n.memory.streams_weights]
+
+    def _build_command(self, options: str) -> str:
+        return f"`instantrt build {self.bundle.folder} --target {self.target or 'tensorrt-rtx'}{options}`"
 
 
 def inspect_bundle(bundle: Bundle, target: str | None, sizes: Sizes) -> BundleReport:
@@ -139,11 +176,11 @@ def report_json(report: BundleReport, vram_bytes: int | None = None) -> dict[str
         "target": report.target,
         "sizes": asdict(report.sizes),
         "networks": [_network_json(network, report.sizes.symbols) for network in report.networks],
-        "memory": None if memory is None else {**asdict(memory), "total_bytes": memory.total_bytes},
+        "memory": None if memory is None else _memory_json(memory),
     }
     if vram_bytes is not None:
         fit = report.fit(vram_bytes)
-        data["fit"] = {"vram_bytes": vram_bytes, "fits": fit.staging != "none", **asdict(fit)}
+        data["fit"] = {"fits": fit.fits, **asdict(fit), "remedies": report.remedies(fit)}
     return data
 
 
@@ -176,6 +213,17 @@ def _precision(graph: ShapedGraph) -> str:
     for tensor in graph.weights.values():
         sizes[tensor.element] = sizes.get(tensor.element, 0) + tensor.elements
     return PRECISIONS.get(max(sizes, key=lambda element: sizes[element], default=0), "other")
+
+
+def _memory_json(memory: DeviceMemory) -> dict[str, Any]:
+    totals = {"total_bytes": memory.total_bytes, "one_shape_total_bytes": memory.one_shape_total_bytes}
+    return {**asdict(memory), "reserve_bytes": RESERVE_BYTES, **totals}
+
+
+def _largest_sizes(plan: Plan) -> Iterator[tuple[str, int]]:
+    """The most of every symbol of every profile."""
+    for profile in plan.record.identity.profiles:
+        yield from ((symbol, extent[2]) for symbol, extent in profile.items())
 
 
 def _network_json(network: NetworkReport, symbols: Mapping[str, int]) -> dict[str, Any]:

@@ -1,17 +1,29 @@
-"""How much device memory a bundle's plans need together, and which staging makes them fit."""
+"""How much device memory a bundle's plans need together, as the runtime keeps it, and whether that fits.
+
+The runtime keeps the inputs and outputs of the latest shapes that were asked for: those of the loop for ``MAX_LOOPS``
+shapes, those of every other network for ``MAX_SHAPES``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial, reduce
+from itertools import product
 
+from instantrt.bundle import SIDE_MULTIPLE
 from instantrt.contracts import NetworkContract, Precision, Stage, loop_buffer
-
-Staging = Literal["resident", "staged", "streaming", "none"]
+from instantrt.network import MAX_SHAPES
+from instantrt.pipeline import MAX_LOOPS
+from instantrt.plan import Extent, Profile
 
 # CUDA context and TensorRT's own allocations, by experience with other programs; not measured by this project.
 RESERVE_BYTES = 600 * 10**6
+
+ONE_BY_ONE = {"B": 1, "R": 1, "n": 1}  # conditioning takes pictures, prompts and faces one by one
+READ_IN_THE_LOOP = {"vae_decoder": "latents"}  # inputs that have no buffer of their own
+
+Shape = dict[str, int]  # by contract symbol
 
 
 @dataclass(frozen=True)
@@ -19,14 +31,18 @@ class NetworkMemory:
     """One network's share.
 
     Args:
-        stage: when it runs.
+        contract: the network's contract.
+        profiles: what its plan accepts.
         weight_bytes: device memory of its weights.
-        activation_bytes: device memory that one execution needs, shared with the other networks.
+        activation_bytes: device memory that one execution needs at most, shared with the other networks.
+        streams_weights: built for weight streaming.
     """
 
-    stage: Stage
+    contract: NetworkContract
+    profiles: tuple[Profile, ...]
     weight_bytes: int
     activation_bytes: int
+    streams_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,81 +52,153 @@ class DeviceMemory:
     Args:
         weights: bytes of weights by stage.
         arena_bytes: activation memory of the largest network; one arena serves all, they never run at once.
-        buffer_bytes: inputs and outputs of all networks.
+        one_shape_bytes: inputs and outputs kept when all requests have the same slots, guidance batch and size.
+        kept_bytes: the most inputs and outputs kept when requests have all shapes that the plans accept.
     """
 
     weights: Mapping[Stage, int]
     arena_bytes: int
-    buffer_bytes: int
-
-    @property
-    def shared_bytes(self) -> int:
-        """What is needed whichever weights are loaded."""
-        return self.arena_bytes + self.buffer_bytes + RESERVE_BYTES
+    one_shape_bytes: int
+    kept_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """With all weights loaded at once."""
-        return self.shared_bytes + sum(self.weights.values())
+        """The most that is needed, with all weights loaded."""
+        return sum(self.weights.values()) + self.beside_weights_bytes
+
+    @property
+    def one_shape_total_bytes(self) -> int:
+        """What requests of one shape need, with all weights loaded."""
+        return self.total_bytes - self.kept_bytes + self.one_shape_bytes
+
+    @property
+    def beside_weights_bytes(self) -> int:
+        """The most that is needed however few weights are on the device."""
+        return self.arena_bytes + self.kept_bytes + RESERVE_BYTES
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether and how it fits.
+    """Whether it fits with all weights on the device.
 
     Args:
-        staging: ``"resident"``: all weights stay loaded. ``"staged"``: text and face networks are freed before the
-            loop and the VAE is loaded after it. ``"streaming"``: staged, and the loop's weights are streamed from host
-            memory within a budget. ``"none"``: it does not fit.
-        needed_bytes: the most that is allocated at one time.
-        weight_budget_bytes: with streaming, how much of the loop's weights stay on the device.
+        vram_bytes: what there is.
+        needed_bytes: the most that is needed.
+        one_shape_bytes: what requests of one shape need.
+        weight_budget_bytes: where it does not fit, the largest budget for each network that was built for weight
+            streaming with which it does; None if there is none.
     """
 
-    staging: Staging
+    vram_bytes: int
     needed_bytes: int
-    weight_budget_bytes: int | None = None
+    one_shape_bytes: int
+    weight_budget_bytes: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whatever shapes are asked for."""
+        return self.needed_bytes <= self.vram_bytes
 
 
-def device_memory(
-    networks: Sequence[NetworkMemory],
-    contracts: Iterable[NetworkContract],
-    symbols: Mapping[str, int],
-    precision: Precision,
-) -> DeviceMemory:
-    """Add up one bundle at these sizes."""
+def device_memory(networks: Sequence[NetworkMemory], shape: Mapping[str, int], precision: Precision) -> DeviceMemory:
+    """Add up one bundle.
+
+    Args:
+        networks: all of it.
+        shape: slots, guidance batch and size (``B``, ``G``, ``H``, ``W``) of the requests of one shape.
+        precision: the bundle's network dtype.
+    """
     weights: dict[Stage, int] = {"conditioning": 0, "denoise": 0, "decode": 0}
     for network in networks:
-        weights[network.stage] += network.weight_bytes
-    arena = max((network.activation_bytes for network in networks), default=0)
-    return DeviceMemory(weights, arena, buffer_bytes(contracts, symbols, precision))
+        weights[network.contract.stage] += network.weight_bytes
+    return DeviceMemory(
+        weights,
+        arena_bytes=max((network.activation_bytes for network in networks), default=0),
+        one_shape_bytes=kept_bytes(networks, precision, shape),
+        kept_bytes=kept_bytes(networks, precision),
+    )
 
 
-def buffer_bytes(contracts: Iterable[NetworkContract], symbols: Mapping[str, int], precision: Precision) -> int:
-    """Inputs and outputs of all networks; the loop's networks share most of theirs by name."""
-    sizes: dict[tuple[str, str], int] = {}
-    for contract in contracts:
-        for spec in (*contract.inputs, *contract.outputs):
-            in_loop = contract.stage == "denoise"
-            key = ("loop", loop_buffer(contract.name, spec.name)) if in_loop else (contract.name, spec.name)
-            sizes[key] = spec.size_bytes(symbols, precision)
+def kept_bytes(networks: Sequence[NetworkMemory], precision: Precision, fixed: Mapping[str, int] | None = None) -> int:
+    """The most inputs and outputs that the runtime keeps for requests that have the ``fixed`` symbols in common."""
+    loop = [network for network in networks if network.contract.stage == "denoise"]
+    contracts = [network.contract for network in loop]
+    common = reduce(_common_profiles, (network.profiles for network in loop)) if loop else ()
+    total = _largest(MAX_LOOPS, common, fixed or {}, partial(loop_bytes, contracts, precision))
+    for network in networks:
+        stage = network.contract.stage
+        if stage != "denoise":
+            known = {**(fixed or {}), **(ONE_BY_ONE if stage == "conditioning" else {})}
+            total += _largest(MAX_SHAPES, network.profiles, known, partial(call_bytes, network.contract, precision))
+    return total
+
+
+def loop_bytes(contracts: Sequence[NetworkContract], precision: Precision, shape: Mapping[str, int]) -> int:
+    """Inputs and outputs of the loop's networks, most of which they share."""
+    sizes = {
+        loop_buffer(contract.name, spec.name): spec.size_bytes(shape, precision)
+        for contract in contracts
+        for spec in (*contract.inputs, *contract.outputs)
+    }
     return sum(sizes.values())
 
 
-def fit_into(memory: DeviceMemory, vram_bytes: int, *, streamable: bool) -> Fit:
-    """The least staging that fits.
+def call_bytes(contract: NetworkContract, precision: Precision, shape: Mapping[str, int]) -> int:
+    """Inputs and outputs of one other network."""
+    specs = (spec for spec in (*contract.inputs, *contract.outputs) if spec.name != READ_IN_THE_LOOP.get(contract.name))
+    return sum(spec.size_bytes(shape, precision) for spec in specs)
+
+
+def fit_into(memory: DeviceMemory, vram_bytes: int, streamable: Sequence[int]) -> Fit:
+    """Whether it fits, or would with streamed weights.
 
     Args:
         memory: what is needed.
         vram_bytes: what there is.
-        streamable: whether the loop's plans were built for weight streaming.
+        streamable: bytes of weights of each network that was built for weight streaming.
     """
-    if memory.total_bytes <= vram_bytes:
-        return Fit("resident", memory.total_bytes)
-    staged = memory.shared_bytes + max(memory.weights.values())
-    if staged <= vram_bytes:
-        return Fit("staged", staged)
-    others = memory.shared_bytes + max(memory.weights["conditioning"], memory.weights["decode"])
-    budget = vram_bytes - memory.shared_bytes
-    if streamable and others <= vram_bytes and budget > 0:
-        return Fit("streaming", vram_bytes, budget)
-    return Fit("none", staged)
+    room = vram_bytes - (memory.total_bytes - sum(streamable))
+    budget = None if room >= sum(streamable) else _budget(streamable, room)
+    return Fit(vram_bytes, memory.total_bytes, memory.one_shape_total_bytes, budget)
+
+
+def _budget(streamable: Sequence[int], room: int) -> int | None:
+    """The largest budget for each with which all together take no more than ``room``, which is less than all need."""
+    if room <= 0:
+        return None
+    for index, weights in enumerate(sorted(streamable)):
+        share = room // (len(streamable) - index)
+        if share < weights:
+            return share
+        room -= weights
+    return None
+
+
+def _largest(count: int, profiles: Sequence[Profile], fixed: Mapping[str, int], size: Callable[[Shape], int]) -> int:
+    """The sum of the ``count`` largest shapes that the profiles accept."""
+    shapes = {tuple(shape.items()) for profile in profiles for shape in _large_shapes(count, profile, fixed)}
+    return sum(sorted((size(dict(shape)) for shape in shapes), reverse=True)[:count])
+
+
+def _large_shapes(count: int, profile: Profile, fixed: Mapping[str, int]) -> Iterator[Shape]:
+    """The shapes among which the ``count`` largest are: those with one of the ``count`` largest sizes on every axis."""
+    axes = [list(_sizes(symbol, extent, fixed))[:count] for symbol, extent in profile.items()]
+    return (dict(zip(profile, sizes, strict=True)) for sizes in product(*axes))
+
+
+def _sizes(symbol: str, extent: Extent, fixed: Mapping[str, int]) -> Sequence[int]:
+    """What a symbol can be, the largest first."""
+    low, _, high = extent
+    if symbol in fixed:
+        return [fixed[symbol]] if low <= fixed[symbol] <= high else []
+    return range(high, low - 1, -SIDE_MULTIPLE if symbol in "HW" else -1)
+
+
+def _common_profiles(first: Sequence[Profile], second: Sequence[Profile]) -> tuple[Profile, ...]:
+    """What both accept, of profiles over the same symbols."""
+    common = []
+    for a, b in product(first, second):
+        extents = {s: (max(a[s][0], b[s][0]), a[s][1], min(a[s][2], b[s][2])) for s in a}
+        if all(low <= high for low, _, high in extents.values()):
+            common.append(extents)
+    return tuple(common)

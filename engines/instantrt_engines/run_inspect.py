@@ -12,7 +12,7 @@ from instantrt.cli.command import ExitStatus, print_json
 from instantrt.plan import describe_profile
 from instantrt_engines.commands import InspectOptions
 from instantrt_engines.inspect import BundleReport, Sizes, inspect_bundle, report_json
-from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, Fit
+from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory
 from instantrt_engines.tables import megabytes, wide_console
 
 
@@ -28,7 +28,7 @@ def run_inspect(options: InspectOptions) -> ExitStatus:
     if options.tensors:
         _print_tensors(report)
     if options.vram is not None:
-        print_fit(report.fit(options.vram), options.vram)
+        print_fit(report, options.vram)
     return ExitStatus.DONE
 
 
@@ -54,9 +54,11 @@ def _memory_table(memory: DeviceMemory) -> Table:
     table.add_column("MB", justify="right", no_wrap=True)
     parts = {f"weights, {stage}": count for stage, count in memory.weights.items()} | {
         "activations, one arena for all": memory.arena_bytes,
-        "inputs and outputs": memory.buffer_bytes,
+        "inputs and outputs, one shape": memory.one_shape_bytes,
+        "inputs and outputs, all kept shapes": memory.kept_bytes,
         "CUDA and TensorRT (assumed)": RESERVE_BYTES,
-        "in all": memory.total_bytes,
+        "in all, one shape": memory.one_shape_total_bytes,
+        "in all, all kept shapes": memory.total_bytes,
     }
     for part, count in parts.items():
         table.add_row(part, megabytes(count))
@@ -99,15 +101,15 @@ def _cost_table(report: BundleReport) -> Table:
     return table
 
 
-def print_fit(fit: Fit, vram_bytes: int) -> None:
-    """Say whether and how it fits."""
-    room, needed = f"{vram_bytes / 1e9:.2f} GB", f"{fit.needed_bytes / 1e9:.2f} GB"
-    said = {
-        "resident": f"fits into {room} with all weights loaded ({needed})",
-        "staged": f"fits into {room} ({needed}) if text and face networks are freed before the loop "
-        "and the VAE is loaded after it",
-        "streaming": f"fits into {room} if it is staged and {(fit.weight_budget_bytes or 0) / 1e9:.2f} GB of the "
-        "loop's weights stay on the device while the others are streamed",
-        "none": f"does not fit into {room}: needs {needed} staged; plans built with --weight-streaming need less",
-    }
-    Console().print(said[fit.staging], highlight=False, soft_wrap=True)
+def print_fit(report: BundleReport, vram_bytes: int) -> None:
+    """Say whether it fits, by how much, and what can be done if not."""
+    fit = report.fit(vram_bytes)
+    say = partial(Console().print, highlight=False, soft_wrap=True, markup=False)
+    room, needed, one_shape = (f"{n / 1e9:.2f} GB" for n in (vram_bytes, fit.needed_bytes, fit.one_shape_bytes))
+    spare = f"{abs(vram_bytes - fit.needed_bytes) / 1e9:.2f} GB {'to spare' if fit.fits else 'too much'}"
+    verdict = "fits" if fit.fits else "does not fit"
+    say(f"{verdict} into {room} with all weights loaded: needs at most {needed}, {spare}")
+    if not fit.fits and fit.one_shape_bytes <= vram_bytes:
+        say(f"it fits as long as all requests have this one shape: needs {one_shape}")
+    for remedy in report.remedies(fit):
+        say(f"To do: {remedy}")

@@ -1,8 +1,9 @@
-"""Adding up device memory, and the least staging that fits."""
+"""Adding up device memory as the runtime keeps it, and whether it fits."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -10,81 +11,147 @@ from hypothesis import strategies as st
 
 from doubles.small import DIMS
 from instantrt.contracts import loop_buffer, network_contracts
-from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, NetworkMemory, buffer_bytes, device_memory, fit_into
+from instantrt.network import MAX_SHAPES
+from instantrt.pipeline import MAX_LOOPS
+from instantrt.plan import Profile
+from instantrt_engines.memory import (
+    RESERVE_BYTES,
+    DeviceMemory,
+    NetworkMemory,
+    call_bytes,
+    device_memory,
+    fit_into,
+    kept_bytes,
+    loop_bytes,
+)
 
 GB = 10**9
-CONTRACTS = tuple(network_contracts(DIMS).values())
-SYMBOLS = {"B": 1, "G": 2, "H": 128, "W": 128, "R": 2, "T": 199, "n": 1}
+CONTRACTS = network_contracts(DIMS)
+LOOP = [c for c in CONTRACTS.values() if c.stage == "denoise"]
+SHAPE = {"B": 1, "G": 2, "H": 128, "W": 128}
 
 # About what SDXL needs in fp16: text 1.6, unet and identitynet 5.8 + 2.5, VAE 0.2.
 SDXL = DeviceMemory(
-    {"conditioning": 2 * GB, "denoise": 8 * GB, "decode": GB // 5}, arena_bytes=GB // 3, buffer_bytes=10**7
+    {"conditioning": 2 * GB, "denoise": 8 * GB, "decode": GB // 5},
+    arena_bytes=GB // 3,
+    one_shape_bytes=GB // 4,
+    kept_bytes=GB,
 )
+
+
+def networks(*profiles: Profile, only: str | None = None) -> list[NetworkMemory]:
+    """All networks or one, whose plans accept these; free sizes that a profile does not name are 1."""
+    return [
+        NetworkMemory(c, tuple({s: p.get(s, (1, 1, 1)) for s in c.symbols} for p in profiles), 1, 1)
+        for c in CONTRACTS.values()
+        if only in (None, c.name)
+    ]
+
+
+def profile(slots: int = 1, guidance_batch: int = 2, most_px: int = 128, least_px: int = 128) -> Profile:
+    side = (least_px, least_px, most_px)
+    return {"B": (1, 1, slots), "G": (guidance_batch,) * 3, "H": side, "W": side}
 
 
 def test_weights_add_up_and_the_arena_is_the_largest() -> None:
-    networks = [
-        NetworkMemory("conditioning", 5, 100),
-        NetworkMemory("denoise", 7, 300),
-        NetworkMemory("denoise", 11, 200),
+    by_name = {n.contract.name: n for n in networks(profile())}
+    shares = [
+        replace(by_name["text_encoder"], weight_bytes=5, activation_bytes=100),
+        replace(by_name["identitynet"], weight_bytes=7, activation_bytes=300),
+        replace(by_name["unet"], weight_bytes=11, activation_bytes=200),
     ]
-    memory = device_memory(networks, CONTRACTS, SYMBOLS, "fp16")
+    memory = device_memory(shares, SHAPE, "fp16")
     assert memory.weights == {"conditioning": 5, "denoise": 18, "decode": 0}
     assert memory.arena_bytes == 300
-    assert memory.total_bytes == 23 + 300 + memory.buffer_bytes + RESERVE_BYTES
+    assert memory.total_bytes == 23 + 300 + memory.kept_bytes + RESERVE_BYTES
 
 
-def test_the_loop_shares_buffers_by_name_except_each_networks_own() -> None:
-    loop = [c for c in CONTRACTS if c.stage == "denoise"]
-    tensors = {loop_buffer(c.name, s.name): s for c in loop for s in (*c.inputs, *c.outputs)}
-    assert buffer_bytes(loop, SYMBOLS, "fp16") == sum(s.size_bytes(SYMBOLS, "fp16") for s in tensors.values())
-    assert len(tensors) < sum(len(c.inputs) + len(c.outputs) for c in loop)
-    alone = [sum(s.size_bytes(SYMBOLS, "fp16") for s in (*c.inputs, *c.outputs)) for c in loop]
-    assert [buffer_bytes([c], SYMBOLS, "fp16") for c in loop] == alone
-    assert buffer_bytes(loop, SYMBOLS | {"B": 2}, "fp16") > buffer_bytes(loop, SYMBOLS, "fp16")
+def test_the_loops_networks_share_buffers_except_each_networks_own() -> None:
+    tensors = {loop_buffer(c.name, s.name): s for c in LOOP for s in (*c.inputs, *c.outputs)}
+    assert loop_bytes(LOOP, "fp16", SHAPE) == sum(s.size_bytes(SHAPE, "fp16") for s in tensors.values())
+    assert len(tensors) < sum(len(c.inputs) + len(c.outputs) for c in LOOP)
+    alone = [sum(s.size_bytes(SHAPE, "fp16") for s in (*c.inputs, *c.outputs)) for c in LOOP]
+    assert [loop_bytes([c], "fp16", SHAPE) for c in LOOP] == alone
+    assert loop_bytes(LOOP, "fp16", SHAPE | {"B": 2}) > loop_bytes(LOOP, "fp16", SHAPE)
 
 
-@pytest.mark.parametrize(
-    ("vram", "streamable", "staging"),
-    [
-        (24 * GB, False, "resident"),
-        (10 * GB, False, "staged"),
-        (10 * GB, True, "staged"),
-        (8 * GB, False, "none"),
-        (8 * GB, True, "streaming"),
-        (2 * GB, True, "none"),
-    ],
-)
-def test_the_least_staging_that_fits_is_chosen(vram: int, streamable: bool, staging: str) -> None:
-    fit = fit_into(SDXL, vram, streamable=streamable)
-    assert fit.staging == staging
-    assert (fit.weight_budget_bytes is not None) == (staging == "streaming")
-    if staging != "none":
-        assert fit.needed_bytes <= vram
+def test_the_vae_reads_the_loops_latents_where_they_are() -> None:
+    vae = CONTRACTS["vae_decoder"]
+    assert call_bytes(vae, "fp16", SHAPE) == vae.outputs[0].size_bytes(SHAPE, "fp16")
 
 
-def test_the_streaming_budget_is_what_the_rest_leaves() -> None:
-    fit = fit_into(SDXL, 8 * GB, streamable=True)
-    assert fit.weight_budget_bytes == 8 * GB - SDXL.shared_bytes
-    assert fit.weight_budget_bytes < SDXL.weights["denoise"]
+def test_one_static_plan_keeps_one_shape() -> None:
+    memory = device_memory(networks(profile()), SHAPE, "fp16")
+    assert memory.kept_bytes == memory.one_shape_bytes
+    assert memory.total_bytes == memory.one_shape_total_bytes
 
 
-@settings(deadline=None)
-@given(
-    weights=st.tuples(*[st.integers(0, 10 * GB)] * 3),
-    arena=st.integers(0, GB),
-    vram=st.integers(0, 40 * GB),
-    more=st.integers(0, 10 * GB),
-)
-def test_more_memory_never_fits_worse(weights, arena: int, vram: int, more: int) -> None:
-    memory = DeviceMemory(dict(zip(("conditioning", "denoise", "decode"), weights, strict=True)), arena, 0)
-    order = ["none", "streaming", "staged", "resident"]
-    less, enough = (fit_into(memory, v, streamable=True).staging for v in (vram, vram + more))
-    assert order.index(less) <= order.index(enough)
+def test_of_many_shapes_the_largest_are_counted_as_often_as_the_runtime_keeps_them() -> None:
+    loop = [n for n in networks(profile(slots=4, guidance_batch=1), profile(slots=4)) if n.contract in LOOP]
+    sizes = [loop_bytes(LOOP, "fp16", SHAPE | {"B": b, "G": g}) for b, g in product((1, 2, 3, 4), (1, 2))]
+    assert kept_bytes(loop, "fp16") == sum(sorted(sizes)[-MAX_LOOPS:])
+    assert kept_bytes(loop, "fp16", SHAPE) == loop_bytes(LOOP, "fp16", SHAPE)
+
+
+def test_the_largest_shapes_of_a_range_are_found_without_trying_all() -> None:
+    contract = CONTRACTS["vae_decoder"]
+    ranged = networks(profile(slots=4, least_px=64, most_px=1024), only=contract.name)
+    sides = range(64, 1024 + 1, 64)
+    sizes = [call_bytes(contract, "fp16", {"B": b, "H": h, "W": w}) for b, h, w in product((1, 2, 3, 4), sides, sides)]
+    assert kept_bytes(ranged, "fp16") == sum(sorted(sizes)[-MAX_SHAPES:])
+
+
+def test_a_loop_shape_must_be_accepted_by_both_networks() -> None:
+    by_name = {n.contract.name: n for n in networks(profile(slots=4)) if n.contract in LOOP}
+    narrow = replace(by_name["unet"], profiles=networks(profile(slots=2), only="unet")[0].profiles)
+    sizes = [loop_bytes(LOOP, "fp16", SHAPE | {"B": b}) for b in (1, 2)]
+    assert kept_bytes([by_name["identitynet"], narrow], "fp16") == sum(sizes)
+    elsewhere = replace(narrow, profiles=networks(profile(guidance_batch=1), only="unet")[0].profiles)
+    assert kept_bytes([by_name["identitynet"], elsewhere], "fp16") == 0
+
+
+def test_conditioning_takes_pictures_one_by_one() -> None:
+    one, four = (kept_bytes(networks(profile(slots=n), only="control_embedding"), "fp16") for n in (1, 4))
+    assert one == four == call_bytes(CONTRACTS["control_embedding"], "fp16", SHAPE)
 
 
 def test_two_slots_need_more_than_one() -> None:
-    one = device_memory([NetworkMemory("denoise", 1, 1)], CONTRACTS, SYMBOLS, "fp16")
-    two = device_memory([NetworkMemory("denoise", 1, 1)], CONTRACTS, SYMBOLS | {"B": 2}, "fp16")
-    assert two.total_bytes > one.total_bytes
-    assert replace(two, buffer_bytes=one.buffer_bytes) == one
+    ranged = networks(profile(slots=2))
+    one, two = (device_memory(ranged, SHAPE | {"B": b}, "fp16") for b in (1, 2))
+    assert two.one_shape_total_bytes > one.one_shape_total_bytes
+    assert replace(two, one_shape_bytes=one.one_shape_bytes) == one
+
+
+@pytest.mark.parametrize(
+    ("vram", "fits"), [(24 * GB, True), (SDXL.total_bytes, True), (SDXL.total_bytes - 1, False), (2 * GB, False)]
+)
+def test_it_fits_if_all_weights_and_all_kept_shapes_do(vram: int, fits: bool) -> None:
+    fit = fit_into(SDXL, vram, [])
+    assert fit.fits == fits
+    assert (fit.needed_bytes, fit.one_shape_bytes) == (SDXL.total_bytes, SDXL.total_bytes - 3 * GB // 4)
+    assert fit.weight_budget_bytes is None
+
+
+def test_a_budget_is_given_where_streaming_makes_it_fit() -> None:
+    streamable = [6 * GB, 2 * GB]
+    short = fit_into(SDXL, SDXL.total_bytes - GB, streamable)
+    assert (short.fits, short.weight_budget_bytes) == (False, 5 * GB)
+    both = fit_into(SDXL, SDXL.total_bytes - 7 * GB, streamable)
+    assert both.weight_budget_bytes == GB // 2
+    assert fit_into(SDXL, SDXL.total_bytes - 8 * GB, streamable).weight_budget_bytes is None
+    assert fit_into(SDXL, SDXL.total_bytes, streamable).weight_budget_bytes is None
+
+
+@settings(deadline=None)
+@given(streamable=st.lists(st.integers(0, 10 * GB), max_size=4), lacking=st.integers(1, 20 * GB))
+def test_a_budget_is_the_largest_with_which_it_fits(streamable: list[int], lacking: int) -> None:
+    vram = SDXL.total_bytes - lacking
+    budget = fit_into(SDXL, vram, streamable).weight_budget_bytes
+
+    def needed(each: int) -> int:
+        return SDXL.total_bytes - sum(streamable) + sum(min(each, weights) for weights in streamable)
+
+    if budget is None:
+        assert needed(0) >= vram
+    else:
+        assert needed(budget) <= vram < needed(budget + 1)

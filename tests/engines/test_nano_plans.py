@@ -18,6 +18,7 @@ from instantrt.plan import open_plan
 from instantrt_engines.build import BuildRequest, build_plans
 from instantrt_engines.checks import FP32_NETWORKS, check_precision, fp32_islands
 from instantrt_engines.graph import ShapedGraph, load_graph
+from instantrt_engines.inspect import Sizes, inspect_bundle
 from instantrt_engines.profiles import ShapeOptions
 
 TARGET = "tensorrt-rtx"
@@ -94,10 +95,13 @@ def test_inspect_reports_cost_and_memory(static: Path, capsys: pytest.CaptureFix
     assert networks["unet"]["precision"] == "fp16"
     assert networks["face_encoder"]["precision"] == "fp32"
     memory = report["memory"]
-    assert memory["arena_bytes"] == max(n["activation_bytes"] for n in networks.values())
+    records = [open_plan(Bundle.open(static), TARGET, name).record for name in networks]
+    assert memory["arena_bytes"] == max(max(record.activation_bytes) for record in records)
     assert sum(memory["weights"].values()) == sum(n["device_weight_bytes"] for n in networks.values())
-    assert report["fit"]["staging"] == "resident"
+    assert 0 < memory["one_shape_bytes"] < memory["kept_bytes"]
+    assert report["fit"]["fits"]
     assert report["fit"]["needed_bytes"] == memory["total_bytes"]
+    assert report["fit"]["remedies"] == []
 
 
 def test_flops_agree_with_torchs_own_counter(nano_checkpoint: Path, nano_bundle_fp16: Path) -> None:
@@ -124,10 +128,27 @@ def test_flops_agree_with_torchs_own_counter(nano_checkpoint: Path, nano_bundle_
 def test_inspect_says_when_plans_do_not_hold_the_size_or_do_not_fit(static: Path, capsys) -> None:
     assert main(["inspect", str(static), "--slots", "4"]) == 0
     assert "is stale: wrong profiles" in capsys.readouterr().out
-    assert main(["inspect", str(static), "--vram", "500MB"]) == 0
-    assert "does not fit into 0.50 GB" in capsys.readouterr().out
     assert main(["inspect", str(static), "--slots", "4", "--vram", "8GB"]) == 1
     assert "once all networks are built" in capsys.readouterr().err
+
+
+def test_inspect_says_by_how_much_it_fits_or_not_and_what_to_do(static: Path, capsys) -> None:
+    def said(vram_bytes: int) -> str:
+        assert main(["inspect", str(static), "--vram", f"{vram_bytes / 1e6:.6f}MB"]) == 0
+        return capsys.readouterr().out
+
+    memory = inspect_bundle(Bundle.open(static), TARGET, Sizes(1, 2, 128, 128)).memory
+    assert memory is not None
+    assert re.search(r"^fits into 8.00 GB with all weights loaded: needs at most .* to spare$", said(8 * 10**9), re.M)
+    short = said(memory.total_bytes - 1)
+    assert re.search(r"^does not fit into .* with all weights loaded: needs at most .* too much$", short, re.M)
+    assert "it fits as long as all requests have this one shape" in short
+    assert "--weight-streaming" in short
+    assert "fewer slots" not in short, "the plans are for one slot"
+    hopeless = said(500 * 10**6)
+    assert "does not fit into 0.50 GB" in hopeless
+    assert "one shape:" not in hopeless
+    assert "To do" not in hopeless, "nothing would help"
 
 
 def test_inspect_works_without_plans(nano_bundle_fp16: Path, capsys) -> None:
@@ -165,6 +186,8 @@ def test_all_networks_build_with_a_batch_range(static: Path, capsys: pytest.Capt
         plan = open_plan(opened, TARGET, name)
         for slots in (1, 4):
             plan.profile(AT | {"B": slots})
+    assert main(["inspect", str(static), "--vram", "600MB", "--json"]) == 0
+    assert any("fewer slots" in remedy for remedy in json.loads(capsys.readouterr().out)["fit"]["remedies"])
 
 
 def test_the_options_object_and_the_command_line_agree(bundle: Path) -> None:

@@ -45,6 +45,8 @@ class TensorRTTarget:
 
     Raises:
         MissingExtraError: the flavour's wheels are not installed.
+        WheelError: they do not work together.
+        DeviceError: there is no such GPU, or no memory for the arena.
         PlanError: a plan is missing, altered, or made for something else.
         EngineError: TensorRT cannot load a plan.
     """
@@ -166,7 +168,7 @@ class TensorRTEngine:
         context: trt.IExecutionContext,
         device: CudaDevice,
         arena: Buffer,
-        warmed_up: Callable[[], None],
+        after_warm_up: Callable[[], None],
     ) -> None:
         self.contract: NetworkContract = plan.contract
         self.busy_ns = 0  # executing takes no time of the host beyond enqueueing
@@ -175,7 +177,7 @@ class TensorRTEngine:
         self._context: trt.IExecutionContext | None = context
         self._device = device
         self._arena = arena
-        self._after_warm_up = warmed_up
+        self._after_warm_up = after_warm_up
         self._inputs = frozenset(spec.name for spec in plan.contract.inputs)
         specs = (*plan.contract.inputs, *plan.contract.outputs)
         self._dtypes = {s.name: np.dtype(module.nptype(engine.get_tensor_dtype(s.name))) for s in specs}

@@ -1,0 +1,60 @@
+"""`instantrt inspect --vram` recommends only what exists today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from instantrt.bundle import Bundle
+from instantrt.cli import main
+from instantrt_engines.build import BuildRequest, build_plans
+from instantrt_engines.inspect import BundleReport, Sizes, inspect_bundle
+from instantrt_engines.memory import DeviceMemory
+from instantrt_engines.options import BuildOptions
+
+TARGET = "tensorrt-rtx"
+
+
+def report_with(folder: Path, options: BuildOptions) -> tuple[BundleReport, DeviceMemory]:
+    list(build_plans(Bundle.open(folder), BuildRequest(TARGET, options=options)))
+    opened = Bundle.open(folder)
+    report = inspect_bundle(opened, TARGET, Sizes(1, 2, *opened.manifest.sizes.default))
+    assert report.memory is not None
+    return report, report.memory
+
+
+def remedies(report: BundleReport, vram_bytes: int) -> str:
+    return "\n".join(report.remedies(report.fit(vram_bytes)))
+
+
+def test_plans_that_stream_weights_get_the_budget_to_load_them_with(bundle: Path) -> None:
+    report, memory = report_with(bundle, BuildOptions(weight_streaming=True))
+    fit = report.fit(memory.total_bytes - 1)
+    assert f"--weight-budget {fit.weight_budget_bytes} --eager" in remedies(report, memory.total_bytes - 1)
+    assert "instantrt build" not in remedies(report, memory.total_bytes - 1).splitlines()[0]
+    assert "stream weights" not in remedies(report, memory.beside_weights_bytes), "not even with all weights elsewhere"
+    assert remedies(report, memory.total_bytes) == ""
+
+
+def test_other_plans_are_to_be_built_for_it_if_that_can_help(bundle: Path) -> None:
+    report, memory = report_with(bundle, BuildOptions())
+    assert "--weight-streaming" in remedies(report, memory.total_bytes - 1)
+    assert "stream weights" not in remedies(report, memory.beside_weights_bytes)
+
+
+def test_smaller_pictures_are_recommended_where_the_bundle_makes_them(bundle: Path) -> None:
+    report, memory = report_with(bundle, BuildOptions())
+    assert Bundle.open(bundle).manifest.sizes.min < Bundle.open(bundle).manifest.sizes.default
+    assert "--sizes WxH" in remedies(report, memory.total_bytes - 1)
+
+
+def test_the_remedies_are_printed_and_in_the_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, _ = report_with(bundle, BuildOptions())
+    expected = report.remedies(report.fit(10**6))
+    assert main(["inspect", str(bundle), "--vram", "1MB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fit"]["remedies"] == list(expected)
+    assert main(["inspect", str(bundle), "--vram", "1MB"]) == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line.startswith("To do: ")] == [f"To do: {r}" for r in expected]
