@@ -15,8 +15,16 @@ from instantrt.errors import RequestError
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
 from instantrt_engines.cost import Cost, cost_of
 from instantrt_engines.graph import ShapedGraph, load_graph
-from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory, Fit, NetworkMemory, device_memory, fit_into
-from instantrt_engines.profiles import FACES, PROMPTS, TIMESTEPS, ShapeOptions, check_within
+from instantrt_engines.memory import (
+    ONE_BY_ONE,
+    RESERVE_BYTES,
+    DeviceMemory,
+    Fit,
+    NetworkMemory,
+    device_memory,
+    fit_into,
+)
+from instantrt_engines.profiles import TIMESTEPS, ShapeOptions, check_within
 
 PRECISIONS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
 
@@ -30,11 +38,10 @@ class Sizes:
     width: int
     height: int
 
-    @property
-    def symbols(self) -> dict[str, int]:
-        """The contract symbols, those of conditioning at their most."""
-        loop = {"B": self.slots, "G": self.guidance_batch, "W": self.width, "H": self.height}
-        return {**loop, "R": PROMPTS[2], "T": TIMESTEPS[2], "n": FACES[0]}
+    def symbols(self, contract: NetworkContract) -> dict[str, int]:
+        """The contract symbols of one call of a network; time steps at their most."""
+        shape = {"B": self.slots, "G": self.guidance_batch, "W": self.width, "H": self.height, "T": TIMESTEPS[2]}
+        return {**shape, **ONE_BY_ONE} if contract.stage == "conditioning" else shape
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def report_json(report: BundleReport, vram_bytes: int | None = None) -> dict[str
         "precision": report.bundle.precision,
         "target": report.target,
         "sizes": asdict(report.sizes),
-        "networks": [_network_json(network, report.sizes.symbols) for network in report.networks],
+        "networks": [_network_json(network, report.sizes.symbols(network.contract)) for network in report.networks],
         "memory": None if memory is None else _memory_json(memory),
     }
     if vram_bytes is not None:
@@ -192,12 +199,14 @@ def _target_with_plans(bundle: Bundle) -> str | None:
 
 
 def _network_report(bundle: Bundle, target: str | None, contract: NetworkContract, sizes: Sizes) -> NetworkReport:
-    graph = ShapedGraph.at(load_graph(bundle.folder / bundle.manifest.networks[contract.name]), contract, sizes.symbols)
+    graph = ShapedGraph.at(
+        load_graph(bundle.folder / bundle.manifest.networks[contract.name]), contract, sizes.symbols(contract)
+    )
     plan, problem, profile = None, None, None
     if target is not None:
         try:
             plan = open_plan(bundle, target, contract.name)
-            profile = plan.profile(_clamped(plan, sizes.symbols))
+            profile = plan.profile(_clamped(plan, sizes.symbols(contract)))
         except PlanError as error:
             problem = error.what if error.found is None else f"{error.what}; found {error.found}"
     return NetworkReport(contract, _precision(graph), cost_of(graph), plan, problem, profile)

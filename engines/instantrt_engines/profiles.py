@@ -53,7 +53,8 @@ def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Man
         BuildOptionError: a size that the bundle's graphs do not accept.
     """
     check_within(options, manifest)
-    extents: dict[str, Extent] = {"B": options.slots, "R": PROMPTS, "T": TIMESTEPS, "n": FACES}
+    slots = _fixed(1) if contract.stage == "conditioning" else options.slots  # a request has one control picture
+    extents: dict[str, Extent] = {"B": slots, "R": PROMPTS, "T": TIMESTEPS, "n": FACES}
     profiles: list[Profile] = []
     guidance_batch = options.guidance_batch if "G" in contract.symbols else (1,)
     sizes = _size_extents(options, manifest) if "H" in contract.symbols else [(_fixed(1), _fixed(1))]

@@ -77,7 +77,7 @@ def _print_tensors(report: BundleReport) -> None:
         for kind, specs in (("in", contract.inputs), ("out", contract.outputs)):
             for spec in specs:
                 dtype = str(spec.numpy_dtype(report.bundle.precision))
-                say(f"  {kind:<3} {spec.name:<20} {dtype:<7} {list(spec.resolve(report.sizes.symbols))}")
+                say(f"  {kind:<3} {spec.name:<20} {dtype:<7} {list(spec.resolve(report.sizes.symbols(contract)))}")
 
 
 def _cost_table(report: BundleReport) -> Table:

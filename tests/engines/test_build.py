@@ -120,7 +120,7 @@ def test_options_and_profiles_asked_for_make_a_new_plan(bundle: Path) -> None:
     }
     assert first[1].record.identity.options == {"flags": "REQUIRE_USER_ALLOCATION"}
     profiles = second[1].record.identity.profiles
-    assert [(p["B"], p["W"][1]) for p in profiles] == [((1, 1, 4), 128), ((1, 1, 4), 256)]
+    assert [(p["B"], p["W"][1]) for p in profiles] == [((1, 1, 1), 128), ((1, 1, 1), 256)]  # the control picture is one
     assert first[1].record.identity.profiles != profiles
     assert [r.reason for r in build(bundle, asked)] == [None, None]
 

@@ -86,6 +86,14 @@ def test_a_size_outside_the_bundle_is_refused(size: tuple[int, int]) -> None:
         profiles_for(CONTRACTS["vae_decoder"], ShapeOptions(sizes=(size,)), MANIFEST)
 
 
+def test_conditioning_networks_see_one_picture_however_many_slots_are_denoised() -> None:
+    options = ShapeOptions(slots=(2, 2, 2))
+    for contract in CONTRACTS.values():
+        for profile in profiles_for(contract, options, MANIFEST):
+            if "B" in profile:
+                assert profile["B"] == ((1, 1, 1) if contract.stage == "conditioning" else (2, 2, 2))
+
+
 @pytest.mark.parametrize("slots", [(0, 1, 1), (2, 1, 4), (1, 5, 4)])
 def test_a_batch_is_in_order(slots: tuple[int, int, int]) -> None:
     with pytest.raises(BuildOptionError, match="MIN:OPT:MAX"):
