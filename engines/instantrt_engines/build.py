@@ -218,7 +218,9 @@ def _chosen(bundle: Bundle, only: Iterable[str] | None) -> list[str]:
     unknown = [name for name in names if name not in bundle.contracts]
     if unknown:
         raise BundleError(
-            f"there is no network {', '.join(unknown)}", hint=f"the networks are: {', '.join(bundle.contracts)}"
+            "there is no network of this name",
+            found=", ".join(unknown),
+            hint=f"use some of: {', '.join(bundle.contracts)}",
         )
     missing = [name for name in names if name not in bundle.manifest.networks]
     if missing:

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from instantrt.contracts import Precision
 from instantrt.errors import InstantRTError
-from instantrt_engines.graph import ITEM_BYTES, ShapedGraph, Tensor
+from instantrt_engines.graph import ShapedGraph, Tensor
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
@@ -149,7 +149,7 @@ def _hidden_scores(node: onnx.NodeProto, graph: ShapedGraph) -> int:
     query, key = (graph.values[name] for name in node.input[:2])
     heads = next((a.i for a in node.attribute if a.name == "q_num_heads"), 0) or query.shape[1] or 1
     rows, keys = query.shape[-2] or 1, key.shape[-2] or 1
-    return (query.shape[0] or 1) * heads * rows * keys * ITEM_BYTES.get(query.element, 1)
+    return (query.shape[0] or 1) * heads * rows * keys * query.element_bytes
 
 
 def _peak_bytes(graph: ShapedGraph, without: Iterable[str]) -> int:

@@ -105,7 +105,10 @@ def _decomposed(graph: onnx.GraphProto, node: onnx.NodeProto, types: Types) -> l
         or heads != int(attributes.get("kv_num_heads", 0))
         or last_axis <= 0
     ):
-        raise ValueError(f"{node.name} is an Attention of a kind that the export does not write")
+        raise ValueError(
+            f"{node.name} is an Attention of a kind that the export does not write: {len(node.input)} inputs of which "
+            f"the first is {last_axis} wide, {len(node.output)} outputs, {attributes}"
+        )
     subgraph = _Subgraph(graph, node, types[node.input[0]].elem_type)
     width = last_axis // (heads or 1)
     q, k, v = node.input[:3]

@@ -9,22 +9,10 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import helper
 
 from instantrt.contracts import NetworkContract, resolve_dim
 from instantrt_engines.fold import fold_shapes
-
-ITEM_BYTES: dict[int, int] = {
-    TensorProto.FLOAT: 4,
-    TensorProto.FLOAT16: 2,
-    TensorProto.BFLOAT16: 2,
-    TensorProto.DOUBLE: 8,
-    TensorProto.INT64: 8,
-    TensorProto.INT32: 4,
-    TensorProto.UINT8: 1,
-    TensorProto.INT8: 1,
-    TensorProto.BOOL: 1,
-}
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -61,9 +49,14 @@ class Tensor:
         return prod(axis or 1 for axis in self.shape)
 
     @property
+    def element_bytes(self) -> int:
+        """Size of one element in bytes."""
+        return int(helper.tensor_dtype_to_np_dtype(self.element).itemsize)
+
+    @property
     def bytes(self) -> int:
         """Size in bytes; an unknown axis counts as 1."""
-        return self.elements * ITEM_BYTES.get(self.element, 1)
+        return self.elements * self.element_bytes
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,16 @@ class ShapeOptions:
         low, best, high = self.slots
         if not 1 <= low <= best <= high:
             raise BuildOptionError(
-                "slots are MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX", found=":".join(map(str, self.slots))
+                "slots are MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX",
+                found=":".join(map(str, self.slots)),
+                hint="use for example 1:1:4",
             )
         if not self.guidance_batch or not set(self.guidance_batch) <= {1, 2}:
-            raise BuildOptionError("a guidance batch is 1, 2 or both", found=str(self.guidance_batch))
+            raise BuildOptionError(
+                "a guidance batch is 1, 2 or both",
+                found=", ".join(map(str, self.guidance_batch)) or "none",
+                hint="use 1 for guidance off, 2 for guidance on",
+            )
 
 
 def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Manifest) -> tuple[Profile, ...]:

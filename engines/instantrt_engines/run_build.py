@@ -68,7 +68,11 @@ def _log_file(path: Path | None) -> Any:
     try:
         file: TextIO = path.open("w", encoding="utf-8")
     except OSError as error:
-        raise RequestError(f"the log cannot be written to {path}", found=error.strerror) from error
+        raise RequestError(
+            f"the log cannot be written to {path}",
+            found=error.strerror,
+            hint="name a file in a folder that exists and may be written to",
+        ) from error
     return file
 
 

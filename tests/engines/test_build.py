@@ -301,20 +301,24 @@ def test_the_table_says_what_was_built_and_nothing_else_in_a_pipe(bundle: Path, 
         (["--slots", "1:1:9"], "accept 1 to 4"),
         (["--sizes", "512x512"], "exported for pictures of 64x64 to 256x192"),
         (["--only", "unet"], "--only unet"),
-        (["--only", "nonsense"], "the networks are"),
+        (["--only", "nonsense"], "there is no network of this name"),
         (["--timing-cache", "x"], "TensorRT-RTX has no option timing_cache"),
         (["--version-compatible"], "TensorRT-RTX has no option version_compatible"),
         (["--hardware-compatibility", "ampere_plus"], "TensorRT-RTX has no option hardware_compatibility"),
         (["--compute", "9.9"], "cannot build for compute capability 9.9"),
         (["--optimization-level", "7"], "from 0 to 5"),
+        (["--aux-streams", "-1"], "0 or more"),
+        (["--slots", "4:1:1"], "MIN <= OPT <= MAX"),
         (["--log", "/nowhere/at/all"], "the log cannot be written"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_message(bundle: Path, arguments, message, capsys) -> None:
     assert main(["build", str(bundle), "--target", TARGET, *arguments]) == 1
     err = capsys.readouterr().err
-    assert message in err
     assert err.startswith("instantrt build: ")
+    assert message in err
+    assert "\nFound: " in err
+    assert "\nTo do: " in err
     assert "Traceback" not in err
 
 

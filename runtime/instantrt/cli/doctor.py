@@ -39,14 +39,15 @@ class Ability:
 
 
 _RTX = ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
+_BUILD = ("onnx", "onnx-graphsurgeon", "onnxruntime")
 _CUDA = ("cuda-core", "cuda-bindings")
 
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
-    Ability("build TensorRT-RTX plans", (*_RTX, "onnx"), "rtx,build"),
+    Ability("build TensorRT-RTX plans", (*_RTX, *_BUILD), "rtx,build"),
     Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, "tensorrt-rtx"),
-    Ability("build TensorRT plans", ("tensorrt", "onnx", *_CUDA), "tensorrt,build", needs_gpu=True),
+    Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", needs_gpu=True),
     Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt"),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
