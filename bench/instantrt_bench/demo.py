@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from instantrt import InstantRTError
+from instantrt.atomic import replace_text
 from instantrt.bundle import Bundle
+from instantrt.cli.arguments import parse_positive
+from instantrt.cli.command import ExitStatus, run_to_status
+from instantrt.cli.outputs import check_folder, save_picture
 from instantrt.conditioning.photo import decode_photo
-from instantrt.prepare import Preparation, Prepared
+from instantrt.prepare import Preparation, Prepared, check_request
 from instantrt_bench.cases.portrait import portrait_jpeg
 from instantrt_bench.latency.measure import Fleet, Rules, measure
 from instantrt_bench.latency.scenario import PROMPT, SEED, Requests, Scenario
@@ -26,7 +29,7 @@ from instantrt_bench.latency.systems import Sample, SystemSpec
 from instantrt_bench.latency.worker import WorkerError
 from instantrt_bench.results.contact_sheet import Tile, amplified_difference, contact_sheet
 from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ScenarioResult
-from instantrt_bench.results.machine import MAX_FOREIGN_CPUS, machine_facts, usable_cpus
+from instantrt_bench.results.machine import MAX_FOREIGN_CPUS, machine_facts, system_threads
 from instantrt_bench.results.metrics import psnr_db, relative_error, ssim
 from instantrt_bench.results.tables import scenario_table
 
@@ -65,17 +68,22 @@ class Demo:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = _parser().parse_args(arguments)
+    return run_to_status("python -m instantrt_bench.demo", lambda: _demo(options))
+
+
+def _demo(options: argparse.Namespace) -> ExitStatus:
+    check_folder(options.out)
+    options.threads = system_threads(options.threads)
     try:
         demo, note = _run(options)
-    except (InstantRTError, WorkerError) as error:
+    except WorkerError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
-    options.out.mkdir(parents=True, exist_ok=True)
-    _sheet(demo, note).save(options.out / "demo.png")
+        return ExitStatus.USER_ERROR
+    save_picture(_sheet(demo, note), options.out / "demo.png")
     facts = _facts(demo)
-    (options.out / "demo.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    replace_text(options.out / "demo.json", json.dumps(facts, indent=2) + "\n")
     sys.stdout.write(_summary(demo, facts, options.out))
-    return 0
+    return ExitStatus.DONE
 
 
 def _run(options: argparse.Namespace) -> tuple[Demo, str]:
@@ -84,6 +92,7 @@ def _run(options: argparse.Namespace) -> tuple[Demo, str]:
     width, height = bundle.manifest.sizes.default
     scenario = Scenario(steps=options.steps, guidance_scale=3.0, width=width, height=height)
     requests = Requests(_head_photo(), options.prompt, options.seed)
+    check_request(requests.plain(scenario), bundle)
     with Preparation.load(options.bundle, threads=options.threads) as preparation:
         prepared = preparation.prepare(requests.plain(scenario))
     specs = [
@@ -182,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--threads", type=int, default=usable_cpus(), help="of both pipelines (default: %(default)s)")
+    parser.add_argument("--threads", type=parse_positive, help="of both pipelines; default: all usable")
     return parser
 
 

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instantrt.cli.command import ExitStatus
+from instantrt.atomic import replace_text
+from instantrt.cli.arguments import parse_positive
+from instantrt.cli.command import ExitStatus, run_to_status
+from instantrt.cli.outputs import check_folder
 from instantrt_bench.regression.history import keep
 from instantrt_bench.results.files import (
     REFERENCE_COMPILED,
@@ -47,14 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What was finished until then is merged and reported all the same.
     """
     options = _parser().parse_args(arguments)
+    return run_to_status("python -m instantrt_bench.suite", lambda: _suite(options))
+
+
+def _suite(options: argparse.Namespace) -> int:
+    check_folder(options.out)
     steps = list(_run_all(commands(options), options.out))
     files = {step.kind: options.out / f"{step.kind}.json" for step in steps}
     by_kind = {kind: read_results(path) for kind, path in files.items() if path.exists()}
     for results in by_kind.values():
         keep(results, options.out / HISTORY)
     overview = options.out / "bench.json"
-    overview.parent.mkdir(parents=True, exist_ok=True)
-    overview.write_text(json.dumps(bench_figures(by_kind, steps), indent=1) + "\n", encoding="utf-8")
+    replace_text(overview, json.dumps(bench_figures(by_kind, steps), indent=1) + "\n")
     sys.stdout.write(f"{overview}\n")
     statuses = [step.status for step in reversed(steps) if step.status == ExitStatus.INTERRUPTED]
     statuses += [step.status for step in steps]
@@ -145,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", type=Path, help="folder that `instantrt export` made")
     parser.add_argument("checkpoint", help="the checkpoint it was made from: folder or hub id")
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
-    parser.add_argument("--threads", type=int, help="of each system; default: all that may be used")
+    parser.add_argument("--threads", type=parse_positive, help="of each system; default: all usable")
     parser.add_argument("--manifest", type=Path, help="photos and prompts of fidelity and identity; default: theirs")
     parser.add_argument("--guidance-scale", type=float, default=5.0, help="likewise (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="measure the reference under torch.compile as well")

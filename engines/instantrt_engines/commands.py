@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.command import Command, ExitStatus
+from instantrt.cli.outputs import check_files, check_folder
 from instantrt.engine.flavours import FLAVOURS
 
 if TYPE_CHECKING:
@@ -85,6 +86,12 @@ def parse_extent(text: str) -> Extent:
     return (low, int(match[2]), int(match[3])) if match[2] else (low, low, low)
 
 
+def check_build(options: BuildCommandOptions) -> None:
+    """Raise :class:`OutputError` where plans, log or timing cache could not be written."""
+    check_folder(options.bundle / "plans" / options.target)
+    check_files([file for file in (options.log, options.timing_cache) if file is not None])
+
+
 def _load_build() -> Callable[[BuildCommandOptions], ExitStatus]:
     from instantrt_engines.run_build import run_build
 
@@ -98,6 +105,7 @@ BUILD = Command(
     add_build_arguments,
     _load_build,
     lambda options: FLAVOURS[options.target].extra_for("build") if options.target in FLAVOURS else "build",
+    check_build,
 )
 
 
@@ -129,7 +137,7 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_bytes(text: str) -> int:
     """``"8GB"``, ``"7.5 GiB"`` or ``"900MB"`` in bytes; for argparse."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MB|GB|MiB|GiB)", text, re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*(MB|GB|MiB|GiB)", text, re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size in memory, e.g. 8GB")
     return int(float(match[1]) * UNITS[match[2].upper()])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.command import Command, ExitStatus
+from instantrt.cli.outputs import check_folder
 
 if TYPE_CHECKING:
     from instantrt.contracts import Precision
@@ -55,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
+def check(options: ExportOptions) -> None:
+    """Raise :class:`OutputError` if the bundle could not be written."""
+    check_folder(options.out)
+
+
 def _load() -> Callable[[ExportOptions], ExitStatus]:
     from instantrt_export.run import run_export
 
@@ -68,4 +74,5 @@ COMMAND = Command(
     add_arguments,
     _load,
     lambda _: "export",
+    check,
 )

@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from instantrt.errors import InstantRTError
+from instantrt.cli.command import ExitStatus, run_to_status
+from instantrt.cli.outputs import check_folder
 from instantrt_nano.maker import copy_trained, make_nano
 
 
 def main() -> int:
-    """Parses the command line and writes the checkpoint; 2 after a user's mistake."""
+    """Parse the command line and write the checkpoint; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m instantrt_nano", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write; must be new or empty")
     parser.add_argument(
@@ -21,14 +22,15 @@ def main() -> int:
         help="seeded random diffusion weights in float32 instead of the trained ones, for tests",
     )
     arguments = parser.parse_args()
-    try:
-        random = arguments.random_weights is not None
-        out = make_nano(arguments.out, arguments.random_weights) if random else copy_trained(arguments.out)
-    except InstantRTError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return run_to_status("python -m instantrt_nano", lambda: _make(arguments))
+
+
+def _make(arguments: argparse.Namespace) -> ExitStatus:
+    check_folder(arguments.out)
+    random = arguments.random_weights is not None
+    out = make_nano(arguments.out, arguments.random_weights) if random else copy_trained(arguments.out)
     sys.stdout.write(f"{out}\n")
-    return 0
+    return ExitStatus.DONE
 
 
 if __name__ == "__main__":

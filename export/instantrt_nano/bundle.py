@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from instantrt.bundle import MANIFEST, PictureSizes
+from instantrt.cli.outputs import check_folder
 from instantrt.errors import BundleError
 from instantrt_export.bundle import write_bundle
 from instantrt_export.checkpoint import Checkpoint
@@ -22,11 +23,13 @@ def cached_bundle(cache: Path) -> Path:
     """The bundle in ``cache``, exported now if this version of the package has not exported this checkpoint yet.
 
     Raises:
-        BundleError: the cache folder cannot be written.
+        OutputError: the cache folder cannot be written, which is found out before anything is exported.
+        BundleError: it could be written, and then not any more.
     """
     folder = cache / f"nano-{version('instantrt')}-{checkpoint_digest(TRAINED)[:16]}"
     if (folder / MANIFEST).is_file():
         return folder
+    check_folder(cache)
     sys.stderr.write(f"exporting the nano checkpoint once, about a minute: {folder}\n")
     unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from instantrt.quiet import keep_quiet
+
 if TYPE_CHECKING:
     from instantrt.bundle import Bundle
     from instantrt.errors import (
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
         InstantRTError,
         MissingExtraError,
         NoFaceError,
+        NotFiniteError,
+        OutputError,
         PhotoError,
+        PipelineError,
         RequestError,
     )
     from instantrt.pipeline import InstantID
@@ -33,11 +38,16 @@ __all__ = [
     "InstantRTError",
     "MissingExtraError",
     "NoFaceError",
+    "NotFiniteError",
+    "OutputError",
     "PhotoError",
+    "PipelineError",
     "Prepared",
     "RequestError",
     "Timings",
 ]
+
+keep_quiet()
 
 _MODULES = {
     "Bundle": "bundle",

@@ -15,11 +15,11 @@ from typing import Any
 
 from instantrt.contracts import ModelDims, NetworkContract, Precision, network_contracts
 from instantrt.errors import BundleError, RequestError
+from instantrt.request import check_sides
 from instantrt.samplers import SchedulerConfig
 
 MANIFEST = "bundle.json"
 FORMAT = 2
-SIDE_MULTIPLE = 64
 EXPORT_AGAIN = "export the bundle again with `instantrt export`"
 
 
@@ -33,20 +33,13 @@ class PictureSizes:
 
     def check(self, width: int, height: int) -> None:
         """Raise :class:`RequestError` unless the bundle can make a picture of this size."""
-        found = f"{width}x{height}"
-        if width % SIDE_MULTIPLE or height % SIDE_MULTIPLE or min(width, height) <= 0:
-            raise RequestError(
-                f"width and height must be multiples of {SIDE_MULTIPLE}",
-                found=found,
-                hint=f"use {max(1, round(width / SIDE_MULTIPLE)) * SIDE_MULTIPLE}x"
-                f"{max(1, round(height / SIDE_MULTIPLE)) * SIDE_MULTIPLE}",
-            )
+        check_sides(width, height)
         low, high = self.min, self.max
         if not (low[0] <= width <= high[0] and low[1] <= height <= high[1]):
             allowed = f"{low[0]}x{low[1]}" if low == high else f"{low[0]}x{low[1]} to {high[0]}x{high[1]}"
             raise RequestError(
                 f"this bundle was exported for pictures of {allowed}",
-                found=found,
+                found=f"{width}x{height}",
                 hint="ask for a size within that, or export a bundle with `instantrt export --size`",
             )
 

@@ -315,7 +315,12 @@ def network_contracts(dims: ModelDims) -> dict[str, NetworkContract]:
             "vae_decoder",
             "decode",
             (TensorSpec("latents", "float32", latents),),
-            (TensorSpec("images", "uint8", ("B", *_picture(1), 3)),),
+            (
+                TensorSpec("images", "uint8", ("B", *_picture(1), 3)),
+                TensorSpec(
+                    "magnitude", "float32", ("B",)
+                ),  # mean |value| before rounding: not finite if any value is not
+            ),
         ),
     )
     return {c.name: c for c in contracts}

@@ -171,6 +171,15 @@ class DenoiseLoop:
         """The latents of all slots, f32 [B, 4, h, w], for engines that take them where they are."""
         return self._buffers["latents"]
 
+    @property
+    def outputs(self) -> list[tuple[str, str, Buffer]]:
+        """All that a call computes, in the order in which it does: network, name of its output, and the buffer."""
+        return [
+            (engine.contract.name, spec.name, self._buffers[spec.name])
+            for engine in self._engines
+            for spec in engine.contract.outputs
+        ]
+
     def load_slot(self, slot: int, inputs: SlotInputs) -> None:
         """Put one slot's inputs on the stream and set its step counter to 0; other slots are not touched."""
         _check_rows(inputs)

@@ -48,6 +48,12 @@ class BundleError(InstantRTError):
     code = "bundle"
 
 
+class OutputError(InstantRTError):
+    """A file cannot be written."""
+
+    code = "output"
+
+
 class CheckpointError(InstantRTError):
     """A checkpoint is incomplete, inconsistent, or not what it is said to be."""
 
@@ -79,6 +85,26 @@ class WheelError(InstantRTError):
     code = "wheels"
 
 
+class NotFiniteError(EngineError):
+    """A network gave values that are no finite numbers, so there is no picture.
+
+    Args:
+        network: whose output it is, as far as that can be known.
+        where: in which output or network call.
+    """
+
+    code = "not_finite"
+
+    def __init__(self, network: str, where: str) -> None:
+        super().__init__(
+            f"{network} gave values that are not finite numbers",
+            found=where,
+            hint="the weights are damaged, or too large for fp16: check the checkpoint and export it again, "
+            "with `--precision fp32` if it was fp16",
+        )
+        self.network = network
+
+
 class DeviceError(InstantRTError):
     """A device is missing, full, or reported a failure.
 
@@ -102,3 +128,9 @@ class CancelledError(InstantRTError):
     """The caller cancelled the request between two steps."""
 
     code = "cancelled"
+
+
+class PipelineError(InstantRTError):
+    """A pipeline was called when it cannot be: from its own callbacks, or after it was closed."""
+
+    code = "pipeline"

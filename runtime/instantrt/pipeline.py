@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -19,15 +18,18 @@ from instantrt.cache import BoundedCache
 from instantrt.conditioning.cached_faces import CachedFaceStage
 from instantrt.conditioning.conditions import Conditions, condition_masks
 from instantrt.denoise import IN_FLIGHT, LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
+from instantrt.diagnosis import not_finite_error
 from instantrt.engine import Target, TargetOptions
+from instantrt.finite import all_finite, require_finite
 from instantrt.network import Network
 from instantrt.noise import TorchGenerator
-from instantrt.prepare import Preparation, Prepared
+from instantrt.prepare import Preparation, Prepared, request_table
 from instantrt.request import GenerateRequest
 from instantrt.result import GenerateResult, Timings
-from instantrt.samplers import StepTable, step_table
+from instantrt.samplers import StepTable
 from instantrt.stages import StageClock
 from instantrt.targets import open_target
+from instantrt.turns import Turns
 
 MAX_LOOPS = 4  # shapes whose engines, buffers and graphs are kept
 
@@ -65,14 +67,15 @@ class _Batch:
 class InstantID:
     """Generates pictures of a person from a bundle. Use :meth:`load`; usable as a context manager.
 
-    One request runs at a time; calls from several threads wait for each other.
+    One request runs at a time; calls from several threads wait for each other. A call from the request's own callbacks
+    would wait for itself and is an error.
     """
 
     def __init__(self, bundle: Bundle, target: Target, *, eager: bool = False) -> None:
         self.bundle = bundle
         self._target = target
         self._eager = eager
-        self._lock = Lock()
+        self._turns = Turns("the pipeline")
         self._loops: BoundedCache[LoopShape, DenoiseLoop] = BoundedCache(MAX_LOOPS, DenoiseLoop.close)
         with ExitStack() as owned:
             owned.callback(target.close)
@@ -101,7 +104,8 @@ class InstantID:
         Args:
             bundle: the bundle's folder.
             target: what executes the networks, a key of :data:`instantrt.targets.TARGETS`.
-            threads: CPU threads that one network may use; None leaves it to the target (``onnxruntime`` only).
+            threads: CPU threads that one network may use, capped to the usable CPUs with a warning in the results; None
+                leaves it to the target (``onnxruntime`` only).
             device: ordinal of the GPU; None takes the first (TensorRT targets only).
             weight_budget_bytes: device memory for the weights of each network that was built for weight streaming; the
                 rest stays on the host. None keeps all on the device (TensorRT targets only).
@@ -149,15 +153,17 @@ class InstantID:
             PhotoError: a photo is unreadable or shows no face.
             RequestError: the request does not fit the bundle.
             CancelledError: ``cancelled`` answered True.
+            NotFiniteError: a network gave values that are no finite numbers.
+            PipelineError: called from ``progress`` or ``cancelled``, or after :meth:`close`.
         """
-        with self._lock:
+        with self._turns.take():
             self._clock.restart()
             prepared = self._preparation.prepare(request, self._clock.stage)
             return self._generate(prepared, RunOptions(progress, cancelled, keep_latents))
 
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Only the photo and face stages of a request."""
-        with self._lock:
+        with self._turns.take():
             self._clock.restart()
             return self._preparation.prepare(request, self._clock.stage)
 
@@ -167,8 +173,13 @@ class InstantID:
         return self._preparation.faces
 
     def close(self) -> None:
-        """Release everything; may be called more than once."""
-        self._owned.close()
+        """Release everything, once a request of another thread is done; may be called more than once.
+
+        Raises:
+            PipelineError: called from a request's own callbacks.
+        """
+        with self._turns.take_last():
+            self._owned.close()
 
     def __enter__(self) -> InstantID:
         return self
@@ -180,13 +191,7 @@ class InstantID:
 
     def _generate(self, prepared: Prepared, options: RunOptions) -> GenerateResult:
         request, stage = prepared.request, self._clock.stage
-        table = step_table(
-            request.sampler,
-            request.steps,
-            request.guidance_scale,
-            self.bundle.scheduler,
-            (request.control_guidance_start, request.control_guidance_end),
-        )
+        table = request_table(request, self.bundle.scheduler)
         with stage("load"):
             loop = self._loop(request, prepared.width, prepared.height)
         slots, warnings = self._slots(prepared, table, loop.shape.guidance_batch)
@@ -199,14 +204,14 @@ class InstantID:
             np.concatenate([batch.latents for batch in made]),
             prepared.seed,
             prepared.identity.keypoints,
-            prepared.identity.warnings + warnings,
+            self._target.warnings + prepared.identity.warnings + warnings,
             _timings(self._clock.read_ms(), [batch.times for batch in made]),
             np.concatenate([batch.latents_per_call for batch in made], axis=1) if options.keep_latents else None,
         )
 
     def _denoise(self, loop: DenoiseLoop, batch: list[SlotInputs], options: RunOptions) -> _Batch:
         """Load slots, launch the loop, decode. Nothing is waited for before all work is on the stream."""
-        stage, calls = self._clock.stage, max(len(inputs.table.rows) for inputs in batch)
+        stage, device, calls = self._clock.stage, self._target.device, max(len(inputs.table.rows) for inputs in batch)
         with stage("upload"):
             for slot, inputs in enumerate(batch):
                 loop.load_slot(slot, inputs)
@@ -220,11 +225,17 @@ class InstantID:
         with stage("denoise"):
             run = loop.launch(calls, on_call, options.cancelled, in_flight)
         with stage("decode"):
-            images = self._vae.run({"latents": loop.latents_buffer})["images"]
+            decoded = self._vae.run({"latents": loop.latents_buffer})
         times = run.finish()
         with stage("download"):
-            pixels, latents = self._target.device.download_all([images, loop.latents_buffer])
-        return _Batch(pixels[: len(batch)], latents[: len(batch)], times, np.array(kept, np.float32))
+            pixels, latents, magnitude = (
+                values[: len(batch)]
+                for values in device.download_all([decoded["images"], loop.latents_buffer, decoded["magnitude"]])
+            )
+        if not all_finite(latents):
+            raise not_finite_error(device, loop, batch, calls, options.cancelled)
+        require_finite("vae_decoder", "images", magnitude)
+        return _Batch(pixels, latents, times, np.array(kept, np.float32))
 
     def _slots(
         self, prepared: Prepared, table: StepTable, guidance_batch: int

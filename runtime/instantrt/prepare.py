@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from instantrt.bundle import Bundle
+from instantrt.bundle import Bundle, PictureSizes
 from instantrt.conditioning.cached_faces import CachedFaceStage
 from instantrt.conditioning.face import FaceStage
 from instantrt.conditioning.identity import Identity, identity_from_photos
@@ -24,6 +24,7 @@ from instantrt.conditioning.styles import apply_style
 from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
 from instantrt.request import MAX_SEED, RANDOM_SEED, GenerateRequest
+from instantrt.samplers import SchedulerConfig, StepTable, step_table
 from instantrt.targets import open_target
 
 StageTimer = Callable[[str], AbstractContextManager[None]]
@@ -47,6 +48,27 @@ class Prepared:
         if self.request.enhance_face_region:
             return self.identity.region
         return np.ones((self.height, self.width), np.float32)
+
+
+def check_request(request: GenerateRequest, bundle: Bundle) -> None:
+    """What can be wrong with a request for this bundle, as far as it shows before any network is loaded.
+
+    Raises:
+        RequestError: a size that the bundle does not have.
+        BundleError: a sampler that cannot be made from its scheduler config.
+    """
+    _picture_size(request, bundle.manifest.sizes)
+    request_table(request, bundle.scheduler)
+
+
+def request_table(request: GenerateRequest, scheduler: SchedulerConfig) -> StepTable:
+    """The step table that a request asks for.
+
+    Raises:
+        BundleError: the sampler cannot be made from this scheduler config.
+    """
+    window = (request.control_guidance_start, request.control_guidance_end)
+    return step_table(request.sampler, request.steps, request.guidance_scale, scheduler, window)
 
 
 class Preparation:
@@ -93,7 +115,7 @@ class Preparation:
             RequestError: a size that the bundle does not have.
             PhotoError: a photo is unreadable or shows no face.
         """
-        width, height = self._size(request)
+        width, height = _picture_size(request, self._sizes)
         prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
         with stage("photo"):
             photo = decode_photo(request.face)
@@ -115,9 +137,10 @@ class Preparation:
     ) -> None:
         self.close()
 
-    def _size(self, request: GenerateRequest) -> tuple[int, int]:
-        width, height = self._sizes.default
-        if request.width is not None and request.height is not None:
-            width, height = request.width, request.height
-        self._sizes.check(width, height)
-        return width, height
+
+def _picture_size(request: GenerateRequest, sizes: PictureSizes) -> tuple[int, int]:
+    width, height = sizes.default
+    if request.width is not None and request.height is not None:
+        width, height = request.width, request.height
+    sizes.check(width, height)
+    return width, height

@@ -5,13 +5,13 @@ Imports nothing heavy, so that command lines and benchmarks can take them from h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Literal, get_args
 
 from instantrt.conditioning.styles import NO_STYLE, STYLES
 from instantrt.errors import RequestError
+from instantrt.plain import Range, plain_text, real_number, shown, truth_value, whole_number
 
 if TYPE_CHECKING:
     from instantrt.conditioning.photo import PhotoSource
@@ -31,18 +31,8 @@ SAMPLER_NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 
 MAX_SEED = 999_999_999_999_999
 RANDOM_SEED = -1
-
-
-@dataclass(frozen=True)
-class Range:
-    """Closed range of a request field."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.low:.16g} to {self.high:.16g}"
-
+SIDE_MULTIPLE = 64  # of widths and heights in pixels
+MAX_SIDE_PX = 16_384  # a bundle allows much less; beyond it no picture format helps
 
 RANGES: dict[str, Range] = {
     "samples": Range(1, 4),
@@ -53,13 +43,19 @@ RANGES: dict[str, Range] = {
     "adapter_strength": Range(0, 1),
     "control_guidance_start": Range(0, 1),
     "control_guidance_end": Range(0, 1),
+    "width": Range(SIDE_MULTIPLE, MAX_SIDE_PX),
+    "height": Range(SIDE_MULTIPLE, MAX_SIDE_PX),
 }
-WHOLE_NUMBERS = frozenset({"samples", "steps", "seed"})
+WHOLE_NUMBERS = frozenset({"samples", "steps", "seed", "width", "height"})
+TEXTS = ("prompt", "negative_prompt", "style", "sampler")
+OPTIONAL = frozenset({"negative_prompt", "style", "width", "height"})  # None says something of its own
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
     """One request for pictures of a person. Ranges are those of the HTTP API, see :data:`RANGES`.
+
+    Numbers of every kind are taken where they are exact, and kept as plain ints and floats.
 
     Args:
         face: the photo whose person is shown.
@@ -104,11 +100,14 @@ class GenerateRequest:
     height: int | None = None
 
     def __post_init__(self) -> None:
+        if (self.width is None) != (self.height is None):
+            found = f"width={shown(self.width)}, height={shown(self.height)}"
+            raise RequestError("width and height belong together", found=found, hint="give both or neither")
         for name in RANGES:
-            check_number(name, getattr(self, name))
-        _check_text("prompt", self.prompt)
-        if self.negative_prompt is not None:
-            _check_text("negative_prompt", self.negative_prompt)
+            self._keep(name, plain_number)
+        for name in TEXTS:
+            self._keep(name, plain_text)
+        self._keep("enhance_face_region", truth_value)
         if not self.prompt.strip():
             raise RequestError(
                 "the prompt is empty", found=repr(self.prompt), hint="say what to render, e.g. 'portrait photo'"
@@ -116,9 +115,13 @@ class GenerateRequest:
         check_known("style", NO_STYLE if self.style is None else self.style, STYLES)
         check_known("sampler", self.sampler, SAMPLER_NAMES)
         check_window(self.control_guidance_start, self.control_guidance_end)
-        if (self.width is None) != (self.height is None):
-            found = f"width={self.width}, height={self.height}"
-            raise RequestError("width and height belong together", found=found, hint="give both or neither")
+        if self.width is not None and self.height is not None:
+            check_sides(self.width, self.height)
+
+    def _keep(self, name: str, plain: Callable[[str, object], object]) -> None:
+        value = getattr(self, name)
+        if value is not None or name not in OPTIONAL:
+            object.__setattr__(self, name, plain(name, value))  # the class is frozen for everybody else
 
     @property
     def guidance_batch(self) -> int:
@@ -126,34 +129,34 @@ class GenerateRequest:
         return 2 if self.guidance_scale > 1 else 1
 
 
-def check_number(name: str, value: object) -> None:
-    """Raise :class:`RequestError` unless ``value`` is a number that the field ``name`` may have."""
-    allowed, kinds = RANGES[name], int if name in WHOLE_NUMBERS else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not isfinite(value):
-        kind = "whole number" if kinds is int else "number"
-        raise RequestError(f"{name} must be a {kind}", found=repr(value), hint=f"give one from {allowed}")
-    if not allowed.low <= value <= allowed.high:
-        raise RequestError(f"{name} must be from {allowed}", found=repr(value), hint="choose a value in that range")
+def plain_number(name: str, value: object) -> float:
+    """``value`` as an int or float, as the field ``name`` has it.
+
+    Raises:
+        RequestError: it is no such number, or out of the field's range.
+    """
+    return (whole_number if name in WHOLE_NUMBERS else real_number)(name, value, RANGES[name])
 
 
-def check_known(name: str, value: object, known: Iterable[str]) -> None:
+def check_known(name: str, value: str, known: Iterable[str]) -> None:
     """Raise :class:`RequestError` unless ``value`` is one of the ``known`` names."""
     names = list(known)
     if value not in names:
-        raise RequestError(f"unknown {name}", found=repr(value), hint=f"use one of: {', '.join(names)}")
+        raise RequestError(f"unknown {name}", found=shown(value), hint=f"use one of: {', '.join(names)}")
 
 
 def check_window(start: float, end: float) -> None:
     """diffusers' rule for its ControlNet pipelines: 0 <= start < end <= 1."""
-    check_number("control_guidance_start", start)
-    check_number("control_guidance_end", end)
-    if start >= end:
+    if plain_number("control_guidance_start", start) >= plain_number("control_guidance_end", end):
         found = f"control_guidance_start={start}, control_guidance_end={end}"
         raise RequestError(
             "control_guidance_start must be below control_guidance_end", found=found, hint="e.g. 0 and 1"
         )
 
 
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise RequestError(f"{name} must be a text", found=type(value).__name__, hint="give a str")
+def check_sides(width: int, height: int) -> None:
+    """Raise :class:`RequestError` unless both sides are multiples of 64 pixels, whatever a bundle allows of them."""
+    if width % SIDE_MULTIPLE or height % SIDE_MULTIPLE or min(width, height) <= 0:
+        nearest = "x".join(str(max(1, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE) for side in (width, height))
+        what = f"width and height must be multiples of {SIDE_MULTIPLE}"
+        raise RequestError(what, found=f"{width}x{height}", hint=f"use {nearest}")

@@ -10,6 +10,7 @@ from instantrt.engine import Target, TargetOptions
 from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.engine.onnxruntime import OnnxRuntimeTarget
 from instantrt.errors import MissingExtraError, RequestError
+from instantrt.plain import shown
 
 Opener = Callable[[Bundle, TargetOptions], Target]
 
@@ -28,12 +29,22 @@ TARGETS: dict[str, Opener] = {
 }
 
 
-def open_target(name: str, bundle: Bundle, options: TargetOptions) -> Target:
-    """The target of that name on a bundle.
+def check_target(name: str, options: TargetOptions) -> None:
+    """What can be wrong with a target's name and options, as far as it shows without a bundle.
 
     Raises:
         RequestError: an unknown target, or an option that it lacks; the message lists the known ones.
     """
-    if name not in TARGETS:
-        raise RequestError("unknown target", found=repr(name), hint=f"use one of: {', '.join(TARGETS)}")
+    if not isinstance(name, str) or name not in TARGETS:
+        raise RequestError("unknown target", found=shown(name), hint=f"use one of: {', '.join(TARGETS)}")
+    options.check(name, FLAVOURS[name].options if name in FLAVOURS else OnnxRuntimeTarget.options)
+
+
+def open_target(name: str, bundle: Bundle, options: TargetOptions) -> Target:
+    """The target of that name on a bundle.
+
+    Raises:
+        RequestError: as :func:`check_target`.
+    """
+    check_target(name, options)
     return TARGETS[name](bundle, options)

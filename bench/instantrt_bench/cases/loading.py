@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from instantrt import Bundle, InstantID
+from instantrt.prepare import check_request
 from instantrt_bench.cases.arguments import CaseOptions
 from instantrt_bench.cases.cases import Case, Settings, cases_of
 from instantrt_bench.cases.manifest import Manifest, default_manifest, read_manifest
 from instantrt_bench.reference.pipeline import Reference
-from instantrt_bench.results.machine import usable_cpus
+from instantrt_bench.results.machine import system_threads
 from instantrt_export.checkpoint import Checkpoint
 
 
@@ -55,15 +56,18 @@ def load_cases(asked: CaseOptions, seeds: Sequence[int], samplers: Sequence[str]
         size=asked.size,
     )
     cases = cases_of(manifest, seeds, samplers, settings)
+    bundle = Bundle.open(asked.bundle)
+    for case in cases:
+        check_request(case.request, bundle)
     names = ("target", "steps", "guidance_scale", "identity_strength", "adapter_strength", "enhance_face_region")
     options = {name: getattr(asked, name) for name in names}
     options |= {"size": asked.size, "seeds": list(seeds), "samplers": list(samplers), "manifest": manifest.facts()}
     return Loaded(
-        Bundle.open(asked.bundle),
+        bundle,
         Checkpoint.open(asked.checkpoint),
         manifest,
         cases,
-        asked.threads or usable_cpus(),
+        system_threads(asked.threads),
         asked.target,
         options,
     )

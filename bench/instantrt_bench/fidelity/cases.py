@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from instantrt import GenerateResult, InstantID
+from instantrt.cli.outputs import save_picture
 from instantrt.contracts import Precision
 from instantrt_bench.cases.cases import Case
 from instantrt_bench.fidelity.lpips_distance import Distance
@@ -173,8 +174,7 @@ def save_worst_case(scenario: ScenarioResult, pictures: PictureFolder, path: Pat
     error = figures["latents_relative_error"]
     latents = "not finite" if error is None else f"{error:.1e}"
     title = f"Worst case   PSNR {figures['psnr_db']:.1f} dB   SSIM {figures['ssim']:.4f}   latents {latents}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(tiles, title, scenario.id).save(path)
+    save_picture(contact_sheet(tiles, title, scenario.id), path)
 
 
 def failed_scenario(scenario_id: str, parameters: dict[str, Any], system: str, error: str) -> ScenarioResult:

@@ -10,7 +10,7 @@ from pathlib import Path
 from instantrt.cli.arguments import parse_positive, parse_seed
 from instantrt.cli.command import Command, ExitStatus
 from instantrt.request import SAMPLER_NAMES
-from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments
+from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments, check_case_options
 
 DEFAULT_SAMPLERS = ("euler", "heun", "dpmpp_2m_sde_karras", "lcm")  # one of each kind: plain, two calls, history, noise
 
@@ -60,4 +60,5 @@ COMMAND = Command(
     add_arguments,
     _load,
     lambda _: "bench",
+    check_case_options,
 )

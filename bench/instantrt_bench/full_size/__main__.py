@@ -17,7 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from instantrt.atomic import replace_text
 from instantrt.bundle import Manifest, PictureSizes, write_manifest
+from instantrt.cli.command import ExitStatus, run_to_status
+from instantrt.cli.outputs import check_folder
 from instantrt.contracts import network_contracts
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.measure import Measured, run_measured
@@ -48,25 +51,27 @@ class NetworkFigures:
     build_peak_memory_gb: float
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run with command-line arguments; exits with 1 if the full scale takes more than it may."""
+def main(argv: list[str] | None = None) -> int:
+    """Run with command-line arguments; ``MISSED`` if the full scale takes more than it may."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/full-size"))
     parser.add_argument("--scale", choices=SCALES, default="sdxl")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="use what an interrupted run has exported")
     args = parser.parse_args(argv)
+    return run_to_status("python -m instantrt_bench.full_size", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> ExitStatus:
+    check_folder(args.out)
     report = full_size(SCALES[args.scale], args.out, args.seed, keep=args.keep)
-    path = args.out / "full-size.json"
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    table = as_table(report)
-    (args.out / "full-size.md").write_text(table, encoding="utf-8")
+    replace_text(args.out / "full-size.json", json.dumps(report, indent=1) + "\n")
+    replace_text(args.out / "full-size.md", as_table(report))
     print_table(report)
     broken = broken_limits(report) if args.scale == "sdxl" else []
     for text in broken:
         _say(text)
-    if broken:
-        raise SystemExit(1)
+    return ExitStatus.MISSED if broken else ExitStatus.DONE
 
 
 def full_size(scale: Scale, out: Path, seed: int, *, keep: bool = False) -> dict[str, Any]:
@@ -186,4 +191,4 @@ def _machine_memory_gb() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

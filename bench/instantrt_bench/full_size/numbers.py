@@ -18,6 +18,9 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
+from instantrt.atomic import replace_text
+from instantrt.cli.command import ExitStatus, run_to_status
+from instantrt.cli.outputs import check_folder
 from instantrt.contracts import ModelDims, loop_buffer, network_contracts
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.measure import run_measured
@@ -33,8 +36,8 @@ OUTPUTS = ("next_latents", "next_history")
 LIMIT = 1e-4
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run with command-line arguments; exits with 1 if the error is above the limit."""
+def main(argv: list[str] | None = None) -> int:
+    """Run with command-line arguments; ``MISSED`` if the error is above the limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/full-size-numbers"))
     parser.add_argument("--scale", choices=SCALES, default="sdxl")
@@ -45,13 +48,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.side is not None:
         one_side(args.side, SCALES[args.scale], args.out, args.px, args.seed, args.result)
-        return
+        return ExitStatus.DONE
+    return run_to_status("python -m instantrt_bench.full_size.numbers", lambda: _compare(args))
+
+
+def _compare(args: argparse.Namespace) -> ExitStatus:
+    check_folder(args.out)
     report = compare_step(SCALES[args.scale], args.out, args.px, args.seed)
-    (args.out / "numbers.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    replace_text(args.out / "numbers.json", json.dumps(report, indent=1) + "\n")
     for name, value in report.items():
         print(f"{name:<24} {value}")  # noqa: T201 - the command's output
-    if report["relative_error"] > LIMIT:
-        raise SystemExit(1)
+    return ExitStatus.MISSED if report["relative_error"] > LIMIT else ExitStatus.DONE
 
 
 def compare_step(scale: Scale, out: Path, px: int, seed: int) -> dict[str, Any]:
@@ -124,4 +131,4 @@ def _runner(side: str, checkpoint: Checkpoint, folder: Path) -> Run:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

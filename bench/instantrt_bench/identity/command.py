@@ -10,7 +10,7 @@ from pathlib import Path
 from instantrt.cli.arguments import parse_seed
 from instantrt.cli.command import Command, ExitStatus
 from instantrt.request import SAMPLER_NAMES, GenerateRequest
-from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments
+from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments, check_case_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,4 +69,5 @@ COMMAND = Command(
     add_arguments,
     _load,
     lambda _: "bench",
+    check_case_options,
 )

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from instantrt.cli.arguments import add_json_argument
+from instantrt.cli.arguments import add_json_argument, parse_positive
 from instantrt.cli.command import Command, ExitStatus
+from instantrt.cli.outputs import check_files, check_folder
 
 SYSTEMS = (
     "runtime-onnxruntime",
@@ -61,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenarios", metavar="NAME|FILE", help="a set by name, or a JSON file (default: %(default)s)")
     parser.add_argument("--only", metavar="TEXT", help="only scenarios whose id contains this")
     parser.add_argument("--photo", type=Path, help="whose face is shown; default: a public-domain portrait")
-    parser.add_argument("--threads", type=int, help="CPU threads of each system; default: all that may be used")
+    parser.add_argument(
+        "--threads", type=parse_positive, help="CPU threads of each system; default: all that may be used"
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
     parser.add_argument("--append", action="store_true", help="add another session to FILE instead of replacing it")
     stopping = parser.add_argument_group("when to stop")
@@ -87,6 +90,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
+def check(options: LatencyOptions) -> None:
+    """What can be wrong before anything is loaded.
+
+    Raises:
+        PhotoError: the photo is missing or cannot be read.
+        OutputError: the results could not be written.
+    """
+    from instantrt.conditioning.photo import decode_photo
+
+    check_files([options.out], [options.photo])
+    if options.history is not None:
+        check_folder(options.history)
+    if options.photo is not None:
+        decode_photo(options.photo)
+
+
 def _load() -> Callable[[LatencyOptions], ExitStatus]:
     from instantrt_bench.latency.run import run_latency
 
@@ -100,4 +119,5 @@ COMMAND = Command(
     add_arguments,
     _load,
     lambda _: "bench",
+    check,
 )

@@ -27,7 +27,7 @@ from instantrt_bench.results.files import (
     ResultFile,
     read_results,
 )
-from instantrt_bench.results.machine import usable_cpus
+from instantrt_bench.results.machine import system_threads
 from instantrt_bench.results.tables import scenario_table
 
 SAME_TO_APPEND = ("machine", "versions", "threads", "commit", "bundle", "options")
@@ -45,6 +45,7 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
         KeyboardInterrupt: the user ended it; what was measured until then has been written.
         InstantRTError: bad arguments.
     """
+    options = replace(options, threads=system_threads(options.threads))
     bundle, scenarios, rules = (
         Bundle.open(options.bundle),
         load_scenarios(options.scenarios, options.only),
@@ -88,7 +89,7 @@ def _results(options: LatencyOptions, bundle: Bundle, rules: Rules, gpu: dict[st
     Raises:
         ResultError: the file is about other code, another machine, another bundle or other options.
     """
-    new = ResultFile.new("latency", bundle=bundle, threads=_threads(options), options=_options(options, rules))
+    new = ResultFile.new("latency", bundle=bundle, threads=options.threads, options=_options(options, rules))
     new.machine.update(gpu)
     if not options.append or not options.out.exists():
         return new
@@ -133,17 +134,13 @@ def _rules(options: LatencyOptions) -> Rules:
     )
 
 
-def _threads(options: LatencyOptions) -> int:
-    return options.threads or usable_cpus()
-
-
 def _specs(options: LatencyOptions) -> list[SystemSpec]:
     default = [RUNTIME_ONNXRUNTIME, *([REFERENCE_EAGER] if options.checkpoint else [])]
     names: Sequence[str] = list(dict.fromkeys(options.systems or default))
     if options.checkpoint is None and any(name.startswith("reference-") for name in names):
         what = "the reference needs the checkpoint that the bundle was made from"
         raise RequestError(what, found="no --checkpoint", hint="name its folder or hub id with --checkpoint")
-    return [SystemSpec(name, options.bundle, options.checkpoint, _threads(options)) for name in names]
+    return [SystemSpec(name, options.bundle, options.checkpoint, options.threads) for name in names]
 
 
 def _photo(path: Path | None) -> bytes | None:

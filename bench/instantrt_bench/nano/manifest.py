@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from instantrt.atomic import replace_file, replace_text
 from instantrt_bench.cases.manifest import FORMAT, PhotoEntry, PromptEntry
 from instantrt_bench.nano.cases import face_photo, pose_photo
 from instantrt_nano.training.people import PEOPLE
@@ -28,19 +29,22 @@ PROMPTS = (
 
 def write_manifest(folder: Path, poses: int = POSES) -> Path:
     """Every person in so many poses, each somebody else's; returns the manifest's path."""
-    folder.mkdir(parents=True, exist_ok=True)
     photos = [_entry(folder, person, pose) for person in PEOPLE for pose in range(poses)]
     path = folder / "manifest.json"
     data = {"format": FORMAT, "photos": [asdict(p) for p in photos], "prompts": [asdict(p) for p in PROMPTS]}
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(data, indent=1) + "\n")
     return path
 
 
 def _entry(folder: Path, person: str, pose: int) -> PhotoEntry:
     photo, asked = f"{person}.png", f"{person}-pose-{pose}.png"
-    (folder / photo).write_bytes(face_photo(person))
-    (folder / asked).write_bytes(pose_photo(pose, person))
+    _keep(folder / photo, face_photo(person))
+    _keep(folder / asked, pose_photo(pose, person))
     return PhotoEntry(f"{person}-{pose}", photo, PHOTOGRAPHED.get(person, SYNTHETIC), "nano's training data", asked)
+
+
+def _keep(path: Path, data: bytes) -> None:
+    replace_file(path, lambda file: file.write(data))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,9 +6,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 
-from instantrt.cli.arguments import add_json_argument
+from instantrt.cli.arguments import add_json_argument, parse_positive
 from instantrt.cli.command import Command, ExitStatus
+from instantrt.cli.outputs import check_folder
+from instantrt.errors import BundleError, RequestError
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,32 @@ def add_gate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", help="(default: %(default)s)")
     parser.add_argument("--sessions", type=int, help="new processes of each side (default: %(default)s)")
     parser.add_argument("--samples", type=int, help="timed runs in each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="more wait for each other (default: %(default)s)")
+    parser.add_argument("--threads", type=parse_positive, help="more wait for each other (default: %(default)s)")
     parser.add_argument(
         "--threshold", type=float, help="smallest slowdown that counts, as a share (default: %(default)s)"
     )
     parser.add_argument("--out", metavar="FOLDER", type=Path, help="for both result files (default: %(default)s)")
     add_json_argument(parser)
+
+
+def check_gate(options: GateOptions) -> None:
+    """What can be wrong before the first session, which takes a minute and replaces the results of an earlier gate.
+
+    Raises:
+        RequestError: an interpreter that is not there.
+        BundleError: a folder without a bundle. What is in it is the business of the interpreter that made it.
+        OutputError: the results could not be written.
+    """
+    check_folder(options.out)
+    for python in (options.before_python, options.after_python):
+        if which(python) is None:
+            hint = "name a Python interpreter in which InstantRT is installed"
+            raise RequestError("no such interpreter", found=python, hint=hint)
+    for bundle in (options.before_bundle, options.after_bundle):
+        if not (bundle / "bundle.json").is_file():
+            raise BundleError(
+                f"{bundle} is not a bundle", found="no bundle.json", hint="make one with that interpreter"
+            )
 
 
 def _load_gate() -> Callable[[GateOptions], ExitStatus]:
@@ -110,6 +133,7 @@ GATE = Command(
     add_gate_arguments,
     _load_gate,
     lambda _: "bench",
+    check_gate,
 )
 
 
@@ -131,6 +155,12 @@ def add_history_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
+def check_history(options: HistoryOptions) -> None:
+    """Raise :class:`OutputError` if files are to be added and the folder cannot be written."""
+    if options.add:
+        check_folder(options.folder)
+
+
 def _load_history() -> Callable[[HistoryOptions], ExitStatus]:
     from instantrt_bench.regression.run_history import run_history
 
@@ -144,4 +174,5 @@ HISTORY = Command(
     add_history_arguments,
     _load_history,
     lambda _: "bench",
+    check_history,
 )

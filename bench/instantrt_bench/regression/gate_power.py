@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from instantrt import InstantRTError
+from instantrt.atomic import replace_text
 from instantrt.bundle import Bundle
-from instantrt.cli.command import ProgressDisplay
+from instantrt.cli.arguments import parse_positive
+from instantrt.cli.command import ExitStatus, ProgressDisplay, run_to_status
+from instantrt.cli.outputs import check_files
 from instantrt_bench.latency.measure import Fleet, Rules, measure
 from instantrt_bench.latency.scenario import Requests, load_scenarios
 from instantrt_bench.latency.summary import BUSY_CPU, scenario_result
@@ -119,14 +121,15 @@ def gate_power(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record unless the file is there, play, print; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.out.exists():
-            results = read_results(options.out, "latency")
-        else:
-            results = record(options.bundle, options.sessions, options.samples, options.threads, options.out)
-    except InstantRTError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return run_to_status("python -m instantrt_bench.regression.gate_power", lambda: _gate_power(options))
+
+
+def _gate_power(options: argparse.Namespace) -> ExitStatus:
+    check_files([file for file in (options.out, options.json) if file is not None])
+    if options.out.exists():
+        results = read_results(options.out, "latency")
+    else:
+        results = record(options.bundle, options.sessions, options.samples, options.threads, options.out)
     scenario = results.scenarios[0]
     samples = scenario.systems[RUNTIME_ONNXRUNTIME].samples
     powers = [
@@ -144,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for power in powers:
         sys.stdout.write(f"{power.metric}: {_said(power, options.slowdown)}\n")
     if options.json is not None:
-        options.json.write_text(json.dumps([asdict(power) for power in powers], indent=1) + "\n", encoding="utf-8")
-    return 0
+        replace_text(options.json, json.dumps([asdict(power) for power in powers], indent=1) + "\n")
+    return ExitStatus.DONE
 
 
 def _conditions(sessions: Sequence[Mapping[str, Any]]) -> str:
@@ -182,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--pairs", type=int, default=200, help="resampled (default: %(default)s)")
     parser.add_argument("--slowdown", type=float, default=0.10, help="planted (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=GateOptions.threads)
+    parser.add_argument("--threads", type=parse_positive, default=GateOptions.threads)
     parser.add_argument("--out", type=Path, default=Path("out/gate-power.json"), help="read instead if it exists")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser

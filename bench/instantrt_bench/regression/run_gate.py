@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instantrt.cli.command import ExitStatus, ProgressDisplay
@@ -17,6 +17,7 @@ from instantrt.errors import RequestError
 from instantrt_bench.regression.commands import CompareOptions, GateOptions
 from instantrt_bench.regression.run_compare import run_compare
 from instantrt_bench.results.files import ResultError
+from instantrt_bench.results.machine import system_threads
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def run_gate(options: GateOptions) -> ExitStatus:
     if options.sessions < 1 or options.samples < 1:
         found = f"--sessions {options.sessions}, --samples {options.samples}"
         raise RequestError("--sessions and --samples must be at least 1", found=found, hint="leave them out")
+    options = replace(options, threads=system_threads(options.threads))
     before = Side(options.before_python, options.before_bundle, options.out / "before.json")
     after = Side(options.after_python, options.after_bundle, options.out / "after.json")
     for side in (before, after):

@@ -20,8 +20,8 @@ def run_history(options: HistoryOptions) -> ExitStatus:
     Raises:
         ResultError: a file cannot be read, or the folder does not exist.
     """
-    for path in options.add:
-        keep(read_any_results(path), options.folder)
+    for results in [read_any_results(path) for path in options.add]:  # all are read before one is kept
+        keep(results, options.folder)
     rows = list(trend(read_history(options.folder), options.scenario))
     if options.json:
         print_json({"folder": str(options.folder), "rows": rows})

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from instantrt.cli.arguments import parse_positive
 from instantrt.cli.command import Command, ExitStatus
+from instantrt.cli.outputs import check_files
+from instantrt.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
 
 
+def check(options: ReportOptions) -> None:
+    """What can be wrong before any file is read.
+
+    Raises:
+        RequestError: neither results nor a history were named.
+        OutputError: the page could not be written, or would replace what it is made of.
+    """
+    if not options.results and options.history is None:
+        raise RequestError("a report needs results", found="no file", hint="name result files, or --history FOLDER")
+    check_files([options.out], options.results)
+
+
 def _load() -> Callable[[ReportOptions], ExitStatus]:
     from instantrt_bench.report.run import run_report
 
@@ -40,5 +54,11 @@ def _load() -> Callable[[ReportOptions], ExitStatus]:
 
 
 COMMAND = Command(
-    "report", "one self-contained HTML page from result files", ReportOptions, add_arguments, _load, lambda _: "bench"
+    "report",
+    "one self-contained HTML page from result files",
+    ReportOptions,
+    add_arguments,
+    _load,
+    lambda _: "bench",
+    check,
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from instantrt.atomic import replace_text
 from instantrt.bundle import Bundle
 from instantrt.errors import InstantRTError
 from instantrt_bench.results.machine import machine_facts
@@ -155,17 +155,10 @@ class ResultFile:
         """Write the file in one atomic step.
 
         Raises:
-            ResultError: the path cannot be written to.
+            OutputError: it cannot be written.
             ValueError: a figure is not a finite number, which JSON does not have.
         """
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            raise ResultError(f"results cannot be written to {path}", found=error.strerror) from error
+        replace_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def read_results(path: Path, kind: Kind | None = None) -> ResultFile:

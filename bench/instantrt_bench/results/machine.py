@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from instantrt.threads import usable_cpus, useful_threads
 
 MAX_FOREIGN_CPUS = 0.15  # above it, times on the CPU are not judged
 PACKAGES = (
@@ -55,9 +58,14 @@ class CpuTimes:
         return max(0.0, foreign_s / (now.wall_s - self.wall_s))
 
 
-def usable_cpus() -> int:
-    """Logical CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def system_threads(asked: int | None) -> int:
+    """The CPU threads of each system: as many as were asked for, all usable CPUs by default, and never more than those.
+
+    Writes a warning to stderr if it is fewer than asked.
+    """
+    threads, warnings = useful_threads(usable_cpus() if asked is None else asked)
+    sys.stderr.writelines(f"warning: {warning}\n" for warning in warnings)
+    return threads
 
 
 def machine_facts() -> dict[str, object]:

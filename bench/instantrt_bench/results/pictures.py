@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from instantrt.cli.outputs import save_picture
 from instantrt.conditioning.photo import decode_photo
 
 PHOTO_PX = 512  # longest side of the copies of photos
@@ -27,11 +28,10 @@ class PictureFolder:
 
     def keep(self, case_id: str, pictures: Mapping[str, Picture]) -> dict[str, str]:
         """Write u8 RGB pictures [H, W, 3] by role; gives their paths by role, relative to the result file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         kept = {}
         for role, pixels in pictures.items():
             path = self.folder / f"{_file_name(case_id)}-{role}.png"
-            Image.fromarray(pixels).save(path)
+            save_picture(Image.fromarray(pixels), path)
             kept[role] = path.relative_to(self.root).as_posix()
         return kept
 
@@ -39,10 +39,9 @@ class PictureFolder:
         """A small copy of a photo, once; gives its path relative to the result file."""
         path = self.folder / f"photo={photo_id}.jpg"
         if photo_id not in self._photos:
-            self.folder.mkdir(parents=True, exist_ok=True)
             photo = Image.fromarray(decode_photo(source))
             photo.thumbnail((PHOTO_PX, PHOTO_PX))
-            photo.save(path, quality=92)
+            save_picture(photo, path, quality=92)
             self._photos.add(photo_id)
         return path.relative_to(self.root).as_posix()
 

@@ -34,11 +34,16 @@ class VAEDecoderNetwork(nn.Module):
         self.register_buffer("scale", (torch.tensor(std) / scaling).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents f32 [B, 4, h, w] to pictures u8 [B, H, W, 3]."""
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents f32 [B, 4, h, w] to pictures u8 [B, H, W, 3] and their magnitude f32 [B].
+
+        The magnitude is the mean absolute value of what was decoded. It is not finite if any value is not, of which the
+        pictures show nothing but black and white: bytes have no place for it.
+        """
         x = (latents * self.scale + self.shift).to(self.decoder.conv_in.weight.dtype)
         x = x if self.post_quant_conv is None else self.post_quant_conv(x)
-        decoded: Tensor = self.decoder(x)
-        pixels = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        decoded: Tensor = self.decoder(x).float()
+        pixels = (decoded / 2 + 0.5).clamp(0, 1)
         # Cast last: TensorRT gives u8 as an output and nowhere else.
-        return (pixels * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
+        images = (pixels * 255).round().permute(0, 2, 3, 1).to(torch.uint8)
+        return images, decoded.abs().mean(dim=(1, 2, 3))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from typing import Any
 
-from instantrt.cli.command import Command, CommandGroup, ExitStatus
-from instantrt.errors import InstantRTError
+from instantrt.cli.command import Command, CommandGroup, run_to_status
 
 ENTRY_POINTS = "instantrt.commands"
 ORDER = ("export", "build", "inspect", "generate", "bench", "doctor")  # in the help; others follow by name
@@ -33,14 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and give its :class:`ExitStatus`; a user's mistake is one message on stderr."""
+    """Run a command and give its exit status; a user's mistake is one message on stderr."""
     arguments = build_parser().parse_args(argv)
     command: Command[Any] = arguments.selected
-    try:
-        return command.execute(command.parsed(arguments))
-    except InstantRTError as error:
-        sys.stderr.write(f"{arguments.prog}: {error}\n")
-        return ExitStatus.USER_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{arguments.prog}: interrupted\n")
-        return ExitStatus.INTERRUPTED
+    return run_to_status(arguments.prog, lambda: command.execute(command.parsed(arguments)))

@@ -7,7 +7,9 @@ Declaring it imports nothing heavy; what does the work is imported when the comm
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
@@ -15,7 +17,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from instantrt.errors import MissingExtraError
+from instantrt.errors import InstantRTError, MissingExtraError
 
 Options = TypeVar("Options")
 
@@ -44,6 +46,8 @@ class Command(Generic[Options]):
         add_arguments: declares the arguments.
         load: imports what does the work and gives it; it gets an ``options`` object.
         needs_extra: the extra of InstantRT that installs what ``load`` imports.
+        check: raises the mistakes that show without what ``load`` imports: where the command could not write what it is
+            asked for, photos that are missing. It runs first, so that nobody waits for a mistake that is cheap to find.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Command(Generic[Options]):
     add_arguments: Callable[[argparse.ArgumentParser], None]
     load: Callable[[], Run[Options]]
     needs_extra: Callable[[Options], str]
+    check: Callable[[Options], None] = lambda _: None
 
     def declare(self, parser: argparse.ArgumentParser) -> None:
         """Put the arguments on ``parser``, and this command as ``selected`` into what it parses."""
@@ -71,6 +76,7 @@ class Command(Generic[Options]):
             InstantRTError: the user's mistake.
         """
         try:
+            self.check(options)
             run = self.load()
         except ImportError as error:
             if error.name is None or error.name.partition(".")[0].startswith("instantrt"):
@@ -92,6 +98,46 @@ class CommandGroup:
         below = parser.add_subparsers(required=True, metavar="COMMAND")
         for command in self.commands:
             command.declare(below.add_parser(command.name, help=command.help, description=command.help))
+
+
+def run_to_status(program: str, run: Callable[[], int]) -> int:
+    """The exit status that ``run`` gives; a user's mistake is one message on stderr, and an interrupt another.
+
+    Args:
+        program: named in the messages.
+        run: does the work and gives an :class:`ExitStatus`.
+    """
+    _escape_what_cannot_be_printed()
+    try:
+        status = run()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return ExitStatus.USER_ERROR
+    except InstantRTError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return ExitStatus.USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: interrupted\n")
+        return ExitStatus.INTERRUPTED
+    return ExitStatus.USER_ERROR if _reader_is_gone() else status
+
+
+def _escape_what_cannot_be_printed() -> None:
+    """Names of files may hold any bytes, and a terminal may have few characters; neither ends a command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads our output any more, as after `| head`; nothing is said about it then."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return True
+    return False
 
 
 def print_json(data: dict[str, Any]) -> None:

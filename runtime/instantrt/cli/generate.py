@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.bundles import add_bundle_arguments, find_bundle
 from instantrt.cli.command import Command, ExitStatus, ProgressDisplay, print_json
+from instantrt.cli.outputs import check_files, save_picture
+from instantrt.engine import TargetOptions
 from instantrt.errors import RequestError
 from instantrt.request import RANGES, SAMPLER_NAMES, GenerateRequest
 
@@ -25,7 +27,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 class GenerateOptions:
     """The command's options; what they share with :class:`GenerateRequest` has its names and defaults."""
 
-    bundle: Path
+    bundle: str
     face: str
     prompt: str
     out: Path
@@ -62,6 +64,24 @@ class GenerateOptions:
         width, height = self.size or (None, None)
         shared = {field.name for field in fields(GenerateRequest)} & {field.name for field in fields(self)}
         return GenerateRequest(**{name: getattr(self, name) for name in shared}, width=width, height=height)
+
+    @property
+    def files(self) -> list[Path]:
+        """One file per sample.
+
+        Raises:
+            RequestError: a suffix that is not that of a picture.
+        """
+        return output_files(self.out, self.samples)
+
+    @property
+    def target_options(self) -> TargetOptions:
+        """How the target runs.
+
+        Raises:
+            RequestError: a number that is out of range.
+        """
+        return TargetOptions(self.threads, self.device, self.weight_budget, self.runtime_cache)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,28 +127,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
+def check(options: GenerateOptions) -> None:
+    """All that can be wrong before there is a bundle, so that nobody waits for an export or for networks to hear of it.
+
+    Raises:
+        RequestError: a value that no request or target can have.
+        PhotoError: a photo that is missing or cannot be read.
+        OutputError: a picture that could not be written.
+    """
+    from instantrt.conditioning.photo import decode_photo
+    from instantrt.targets import check_target
+
+    request = options.request
+    check_files(options.files, (options.face, options.pose))
+    check_target(options.target, options.target_options)
+    for photo in (request.face, request.pose):
+        if photo is not None:
+            decode_photo(photo)
+
+
 def generate(options: GenerateOptions) -> ExitStatus:
     """Generate, save, report."""
+    from instantrt.bundle import Bundle
     from instantrt.pipeline import InstantID
+    from instantrt.prepare import check_request
 
-    request, files = options.request, output_files(options.out, options.samples)
+    request = options.request
+    folder = find_bundle(options.bundle, options.cache)
+    check_request(request, Bundle.open(folder))
+    target = options.target_options
     with (
         InstantID.load(
-            find_bundle(options.bundle, options.cache),
+            folder,
             target=options.target,
-            threads=options.threads,
-            device=options.device,
-            weight_budget_bytes=options.weight_budget,
-            runtime_cache=options.runtime_cache,
+            threads=target.threads,
+            device=target.device,
+            weight_budget_bytes=target.weight_budget_bytes,
+            runtime_cache=target.runtime_cache,
             eager=options.eager,
         ) as pipeline,
         ProgressDisplay() as display,
     ):
         result = pipeline.run(request, progress=display.task("denoising"))
-    for file, image in zip(files, result.images, strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file)
-    _report(result, files, as_json=options.json)
+    for file, image in zip(options.files, result.images, strict=True):
+        save_picture(image, file)
+    _report(result, options.files, as_json=options.json)
     return ExitStatus.DONE
 
 
@@ -161,5 +204,11 @@ def _load() -> Callable[[GenerateOptions], ExitStatus]:
 
 
 COMMAND = Command(
-    "generate", "make pictures of a person from one photo", GenerateOptions, add_arguments, _load, lambda _: "cpu"
+    "generate",
+    "make pictures of a person from one photo",
+    GenerateOptions,
+    add_arguments,
+    _load,
+    lambda _: "cpu",
+    check,
 )

@@ -18,7 +18,9 @@ from instantrt.conditioning.text import PromptTokenizer
 from instantrt.contracts import ModelDims
 from instantrt.device import Buffer
 from instantrt.engine import Target
+from instantrt.finite import require_finite
 from instantrt.network import Network
+from instantrt.plain import shortened
 from instantrt.samplers import StepTable
 
 Array = npt.NDArray[Any]
@@ -91,14 +93,16 @@ class Conditions:
 
         A negative prompt of None gives zeros if the checkpoint asks for it, as in diffusers; "" is encoded.
         """
-        texts = [self._cached(t) for t in ([prompt] if guidance_batch == 1 else [negative_prompt or "", prompt])]
+        named = {"negative prompt": negative_prompt or "", "prompt": prompt}
+        if guidance_batch == 1:
+            del named["negative prompt"]
+        texts = [self._cached(text) for text in named.values()]
         tokens = np.stack([text.tokens for text in texts])
         pooled = np.stack([text.pooled for text in texts])
         if guidance_batch == 2 and negative_prompt is None and self._force_zeros:
             tokens[0], pooled[0] = 0, 0
-        lost = dict.fromkeys(end for text in texts for end in text.lost)  # each once, in order
-        warnings = tuple(f"the prompt is too long for CLIP's 77 tokens, ignored: {end!r}" for end in lost)
-        return TextConditions(tokens, pooled, warnings)
+        lost = {(name, end): None for name, text in zip(named, texts, strict=True) for end in text.lost}  # each once
+        return TextConditions(tokens, pooled, tuple(_too_long(name, end) for name, end in lost))
 
     def face_tokens(self, embedding: Array, guidance_batch: int) -> Array:
         """Face tokens [G, 16, width]; the negative row is the projection of a zero embedding."""
@@ -134,7 +138,8 @@ class Conditions:
         return self._project(np.zeros((1, self._embedding_width), np.float32))
 
     def _project(self, embedding: Array) -> Array:
-        return self._image_projection({"embedding": embedding})["tokens"]
+        tokens = self._image_projection({"embedding": embedding})["tokens"]
+        return require_finite("image_projection", "tokens", tokens)
 
     def _cached(self, text: str) -> EncodedText:
         """Texts are encoded one by one, so that what a text gives does not depend on what it came with."""
@@ -146,8 +151,15 @@ class Conditions:
             network({"input_ids": tokens.ids[None]})
             for network, tokens in zip(self._text_encoders, encoded, strict=True)
         )
+        for network, outputs in (("text_encoder", first), ("text_encoder_2", second)):
+            for output, values in outputs.items():
+                require_finite(network, output, values)
         tokens = np.concatenate([first["hidden_states"][0], second["hidden_states"][0]], axis=-1)
         return EncodedText(tokens, second["pooled"][0], tuple(e.lost_text for e in encoded if e.lost_text))
+
+
+def _too_long(name: str, end: str) -> str:
+    return f"the {name} is too long for CLIP's 77 tokens, ignored: {shortened(end)!r}"
 
 
 def condition_masks(

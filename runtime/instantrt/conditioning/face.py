@@ -11,6 +11,7 @@ from instantrt.conditioning.alignment import TEMPLATES, aligned_crop
 from instantrt.conditioning.detectors import DETECTORS, Run
 from instantrt.contracts import ModelDims
 from instantrt.errors import NoFaceError
+from instantrt.finite import require_finite
 
 Photo = npt.NDArray[np.uint8]
 
@@ -80,6 +81,11 @@ class FaceStage:
         return faces[0], len(faces)
 
     def embed(self, photo: Photo, face: Face) -> npt.NDArray[np.float32]:
-        """The embedding of one face of ``photo``, f32 [face_embedding_width], not normalised."""
+        """The embedding of one face of ``photo``, f32 [face_embedding_width], not normalised.
+
+        Raises:
+            NotFiniteError: the encoder gave values that are no finite numbers.
+        """
         crop = aligned_crop(photo, face.keypoints, self._template)
-        return np.asarray(self._encoder({"faces": crop[None]})["embedding"][0], np.float32)
+        embedding = np.asarray(self._encoder({"faces": crop[None]})["embedding"][0], np.float32)
+        return require_finite("face_encoder", "embedding", embedding)

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from instantrt.errors import RequestError
+from instantrt.plain import Range, whole_number
+from instantrt.threads import THREADS
+
+if TYPE_CHECKING:  # command lines import this package and shall not wait for numpy
+    from instantrt.contracts import NetworkContract
+    from instantrt.device import Buffer, Device, Stream
 
 if TYPE_CHECKING:  # command lines import this package and shall not wait for numpy
     from instantrt.contracts import NetworkContract
@@ -15,15 +21,28 @@ if TYPE_CHECKING:  # command lines import this package and shall not wait for nu
 
 __all__ = ["Engine", "Target", "TargetOptions"]
 
+NUMBERS = {"threads": THREADS, "device": Range(0, 2**31 - 1), "weight_budget_bytes": Range(0, 2**63 - 1)}
+"""The ranges of those of a target's options that are numbers."""
+
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """How a target runs; see :meth:`instantrt.pipeline.InstantID.load`. None is the target's own choice."""
+    """How a target runs; see :meth:`instantrt.pipeline.InstantID.load`. None is the target's own choice.
+
+    Raises:
+        RequestError: a number that is not whole or out of range.
+    """
 
     threads: int | None = None
     device: int | None = None
     weight_budget_bytes: int | None = None
     runtime_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(name, value, allowed))
 
     def check(self, target: str, supported: tuple[str, ...]) -> None:
         """Raise :class:`RequestError` for an option that ``target`` lacks."""
@@ -72,6 +91,11 @@ class Target(Protocol):
     @property
     def device(self) -> Device:
         """Where the engines' buffers live."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the caller should know of how it runs, e.g. that an option was more than helps."""
         ...
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:

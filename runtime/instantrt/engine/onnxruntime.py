@@ -13,6 +13,7 @@ from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
 from instantrt.engine import TargetOptions
 from instantrt.errors import BundleError, MissingExtraError, RequestError
+from instantrt.threads import useful_threads
 
 WARNING = 2
 ERROR = 3
@@ -32,20 +33,18 @@ class OnnxRuntimeTarget:
 
     Args:
         bundle: where the ONNX files are.
-        options: ``threads`` that one network may use; None leaves the choice to ONNX Runtime (one per physical core).
+        options: ``threads`` that one network may use, capped to the usable CPUs; None leaves the choice to ONNX Runtime
+            (one per physical core).
     """
 
     name = "onnxruntime"
+    options = ("threads",)
 
     def __init__(self, bundle: Bundle, options: TargetOptions) -> None:
-        options.check(self.name, ("threads",))
-        threads = options.threads
-        if threads is not None and threads < 1:
-            hint = "leave it out (`--threads`, `threads=`) to let ONNX Runtime choose"
-            raise RequestError("threads must be at least 1", found=str(threads), hint=hint)
+        options.check(self.name, self.options)
         self._ort = import_onnxruntime()
         self._bundle = bundle
-        self._threads = threads
+        self._threads, self.warnings = (0, ()) if options.threads is None else useful_threads(options.threads)
         self.device = HostDevice()
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
@@ -83,7 +82,7 @@ class OnnxRuntimeTarget:
     def _session_options(self) -> Any:
         options = self._ort.SessionOptions()
         options.log_severity_level = ERROR
-        options.intra_op_num_threads = self._threads or 0
+        options.intra_op_num_threads = self._threads  # 0 lets ONNX Runtime choose
         # Two loop networks take turns: a pool that spins while the other one works would take its cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         return options

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from instantrt.contracts import STEP_COLUMNS
 from instantrt.errors import BundleError
-from instantrt.request import SamplerName, check_known, check_number, check_window
+from instantrt.request import SamplerName, check_known, check_window, plain_number
 from instantrt.samplers.config import Scheduler, SchedulerConfig, Settings
 from instantrt.samplers.ddim import DDIM, ddim_rows
 from instantrt.samplers.dpmpp import DPM_SOLVER_MULTISTEP, dpmpp_2m_rows
@@ -122,8 +122,8 @@ def step_table(
         BundleError: the sampler cannot be made from this scheduler config.
     """
     check_known("sampler", sampler, SAMPLERS)
-    check_number("steps", steps)
-    check_number("guidance_scale", guidance_scale)
+    plain_number("steps", steps)
+    plain_number("guidance_scale", guidance_scale)
     check_window(*window)
     chosen = SAMPLERS[cast(SamplerName, sampler)]
     settings = scheduler.settings(chosen.scheduler, chosen.overrides)
