@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import product
 
-from instantrt.bundle import SIDE_MULTIPLE
 from instantrt.contracts import NetworkContract, Precision, Stage, loop_buffer
 from instantrt.network import MAX_SHAPES
 from instantrt.pipeline import MAX_LOOPS
 from instantrt.plan import Extent, Profile
+from instantrt.request import SIDE_MULTIPLE
 
 # CUDA context and TensorRT's own allocations, by experience with other programs; not measured by this project.
 RESERVE_BYTES = 600 * 10**6

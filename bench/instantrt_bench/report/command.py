@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from instantrt.cli.arguments import parse_positive
+from instantrt.cli.bundles import user_cache
 from instantrt.cli.command import Command, ExitStatus
 from instantrt.cli.outputs import check_files
-from instantrt.errors import RequestError
+from instantrt.errors import OutputError, RequestError
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def check(options: ReportOptions) -> None:
 
 
 def _load() -> Callable[[ReportOptions], ExitStatus]:
+    with suppress(OutputError):  # without a home, matplotlib keeps its list of fonts in a temporary folder
+        os.environ.setdefault("MPLCONFIGDIR", str(user_cache() / "matplotlib"))
     from instantrt_bench.report.run import run_report
 
     return run_report
