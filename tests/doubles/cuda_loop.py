@@ -72,7 +72,7 @@ def with_plans(bundle: Path, out: Path) -> Path:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Counts of one loop, the host's time per step, and the largest error against the CPU path."""
+    """Counts of one loop, the host's time per call, and the largest error against the CPU path."""
     # The libraries' wheel must be imported before the bindings, see instantrt.engine.flavours.
     import onnxruntime_ep_nv_tensorrt_rtx  # noqa: F401
     import tensorrt_rtx_bindings
@@ -105,8 +105,8 @@ def measure(folder: Path) -> dict[str, Any]:
         raise SystemExit(f"rules were broken: {double.violations}")
     return {
         **counts,
-        "host_us_per_step": round(median(t.overhead_us_per_call for t in runs), 1),
-        "host_us_per_step_runs": [round(t.overhead_us_per_call, 1) for t in runs],
+        "host_us_per_call": round(median(t.overhead_us_per_call for t in runs), 1),
+        "host_us_per_call_runs": [round(t.overhead_us_per_call, 1) for t in runs],
         "max_relative_error": error,
         "stand_in": "counts and host times on the stand-in driver; no GPU ran",
     }
@@ -130,34 +130,34 @@ def relative_error(pipeline: Any, on_cpu: Any, case: dict[str, Any]) -> float:
 
 
 def loop_counts(log: list[Entry]) -> dict[str, Any]:
-    """What happened from the first graph launch to the last one, and inside the graph, per step."""
-    calls = [entry.name for entry in log if entry.type == "call"]
-    launches = [index for index, name in enumerate(calls) if name == "cuGraphLaunch"]
-    in_loop = calls[launches[0] : launches[-1] + 1]
+    """What happened from the first graph launch to the last one, and inside the graph, per network call."""
+    names = [entry.name for entry in log if entry.type == "call"]
+    launches = [index for index, name in enumerate(names) if name == "cuGraphLaunch"]
+    in_loop = names[launches[0] : launches[-1] + 1]
     inside = [entry.name for entry in log if entry.type == "run" and entry.members.get("graph")]
-    steps = len(launches)
-    per_step = [inside[i * len(inside) // steps : (i + 1) * len(inside) // steps] for i in range(steps)]
-    executions = [[i for i, name in enumerate(step) if name == "host function"] for step in per_step]
+    calls = len(launches)
+    per_call = [inside[i * len(inside) // calls : (i + 1) * len(inside) // calls] for i in range(calls)]
+    executions = [[i for i, name in enumerate(call) if name == "host function"] for call in per_call]
     return {
-        "steps": steps,
-        "graph_launches_per_step": in_loop.count("cuGraphLaunch") / steps,
+        "calls": calls,
+        "graph_launches_per_call": in_loop.count("cuGraphLaunch") / calls,
         "synchronisations_in_loop": sum(bool(WAITS.search(name)) for name in in_loop),
         "host_copies_in_loop": sum(bool(COPIES.search(name)) for name in in_loop)
         + sum(name in ("copy HtoD", "copy DtoH") for name in inside),
         "allocations_in_loop": sum(bool(ALLOCATIONS.search(name)) for name in in_loop),
-        "engine_calls_per_step": sum(map(len, executions)) / steps,
-        "device_copies_per_step": sum(step.count("copy DtoD") for step in per_step) / steps,
+        "engine_calls_per_call": sum(map(len, executions)) / calls,
+        "device_copies_per_call": sum(call.count("copy DtoD") for call in per_call) / calls,
         "copies_between_engines": sum(
             "copy" in name
-            for step, found in zip(per_step, executions, strict=True)
-            for name in step[found[0] : found[-1]]
+            for call, places in zip(per_call, executions, strict=True)
+            for name in call[places[0] : places[-1]]
         ),
         "driver_calls_in_loop": dict(Counter(in_loop)),
     }
 
 
 def diffusers_host_us(bundle: Path, checkpoint: Path) -> float:
-    """Median time that diffusers' loop spends per step outside UNet and IdentityNet, on the CPU of this machine."""
+    """Median time that diffusers' loop spends per call outside UNet and IdentityNet, on the CPU of this machine."""
     from instantrt import InstantID
     from instantrt_bench.fidelity.pair import reference_inputs
     from instantrt_bench.reference.pipeline import Reference

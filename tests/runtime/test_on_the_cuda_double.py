@@ -69,9 +69,9 @@ def test_a_step_counted_in_the_log_is_one_launch(cuda_double_library: Path, nano
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     expected = {
-        "graph_launches_per_step": 1,
-        "engine_calls_per_step": 2,
-        "device_copies_per_step": 3,
+        "graph_launches_per_call": 1,
+        "engine_calls_per_call": 2,
+        "device_copies_per_call": 3,
         "copies_between_engines": 0,
         "synchronisations_in_loop": 0,
         "host_copies_in_loop": 0,
@@ -79,7 +79,7 @@ def test_a_step_counted_in_the_log_is_one_launch(cuda_double_library: Path, nano
     }
     assert {name: report[name] for name in expected} == expected
     assert report["max_relative_error"] <= 1e-6
-    assert report["host_us_per_step"] > 0
+    assert report["host_us_per_call"] > 0
 
 
 @pytest.mark.slow
