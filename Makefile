@@ -11,7 +11,7 @@ CHECKPOINT = export/instantrt_nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
 SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECKPOINT) -type f)
 
-.PHONY: demo test check test-slow full-size full-size-numbers cuda-loop bench bench-full bench-cpu bench-micro bundle nano nano-report clean
+.PHONY: demo test check test-slow full-size full-size-numbers cuda-loop bench bench-full bench-cpu bench-micro bundle nano nano-report picture clean
 
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
@@ -70,6 +70,11 @@ nano: $(INSTALLED)
 # What that checkpoint can do, through the runtime: nano.json and two contact sheets.
 nano-report: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.nano $(BUNDLE) --out $(OUT)/nano
+
+# The README's picture: what `make demo` made, without its title and its times, which differ from machine to machine.
+picture: demo
+	$(RUN) -c "from PIL import Image; demo = Image.open('$(OUT)/demo/demo.png').crop((0, 58, 2064, 502)); \
+		demo.resize((1548, 333)).save('docs/images/demo.jpg', quality=88, optimize=True)"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

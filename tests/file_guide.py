@@ -1,4 +1,4 @@
-"""The README's file guide: one line per source file, from its docstring. `python tests/file_guide.py` rewrites it."""
+"""docs/files.md: one line per source file, from its docstring. `python tests/file_guide.py` writes it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-START, END = "<!-- file guide -->\n", "<!-- end of the file guide -->"
+GUIDE = ROOT / "docs" / "files.md"
+INTRODUCTION = """\
+# Every source file in one line
+
+Written by `python tests/file_guide.py` from the first line of each file's docstring. A package imports only those that
+stand above it here.
+"""
 PACKAGES = {
-    "runtime/instantrt": "bundle -> picture; the main path is pipeline -> conditioning -> denoise -> engine -> device",
-    "export/instantrt_export": "checkpoint -> ONNX",
-    "export/instantrt_nano": "makes and trains nano, and carries its files",
-    "engines/instantrt_engines": "ONNX -> plan",
-    "bench/instantrt_bench": "runtime against reference",
+    "runtime/instantrt": "Bundle to picture. The main path is `pipeline.py`, `prepare.py`, `conditioning/`, "
+    "`denoise.py`, `engine/`, `device/`.",
+    "engines/instantrt_engines": "ONNX to plan.",
+    "export/instantrt_export": "Checkpoint to ONNX.",
+    "export/instantrt_nano": "Makes and trains nano, and carries its files.",
+    "bench/instantrt_bench": "Runtime against reference.",
 }
 
 
 def guide() -> str:
     """The guide as Markdown: a heading per package, a line per file."""
-    return "\n".join(_package(folder, about) for folder, about in PACKAGES.items())
-
-
-def with_guide(readme: str) -> str:
-    """``readme`` with everything between the two markers replaced by the guide."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{guide()}\n{END}{after}"
+    return "\n".join([INTRODUCTION, *(_package(folder, about) for folder, about in PACKAGES.items())])
 
 
 def _package(folder: str, about: str) -> str:
     root = ROOT / folder
     files = [path for path in sorted(root.rglob("*.py"), key=_order) if _about(path)]
-    lines = [f"| [`{path.relative_to(root)}`]({path.relative_to(ROOT)}) | {_about(path)} |" for path in files]
-    return "\n".join([f"**`{folder}`** ({about})\n", "| file | what it is |", "|---|---|", *lines, ""])
+    lines = [f"| [`{path.relative_to(root)}`](../{path.relative_to(ROOT)}) | {_about(path)} |" for path in files]
+    return "\n".join([f"## `{folder}`\n", f"{about}\n", "| file | what it is |", "|---|---|", *lines, ""])
 
 
 def _order(path: Path) -> tuple[str, str]:
@@ -47,4 +46,4 @@ def _about(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_guide(README.read_text(encoding="utf-8")), encoding="utf-8")
+    GUIDE.write_text(guide(), encoding="utf-8")

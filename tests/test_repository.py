@@ -1,23 +1,59 @@
-"""The repository itself: its README is up to date and its files are small enough to read."""
+"""The repository itself: its README is short, its links lead somewhere, and its files are small enough to read."""
 
 from __future__ import annotations
 
 import re
+from itertools import chain
+from pathlib import Path
 
-from file_guide import README, ROOT, with_guide
+import pytest
+import yaml
+
+from file_guide import GUIDE, ROOT, guide
 
 MAX_LINES = 500
+MAX_README_LINES = 130
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "export").rglob("*.md")]
+DOCUMENTS += (ROOT / "bench").rglob("*.md")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_file_guide_lists_every_file() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text == with_guide(text), "run `python tests/file_guide.py`"
+    assert GUIDE.read_text(encoding="utf-8") == guide(), "run `python tests/file_guide.py`"
 
 
-def test_the_readmes_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in LINK.findall(document.read_text(encoding="utf-8")):
+        if not link.startswith(("https:", "http:")):
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_pictures_in_the_docs_are_small() -> None:
+    pictures = list((ROOT / "docs" / "images").iterdir())
+    assert pictures
+    assert all(path.stat().st_size < 150_000 for path in pictures)
+
+
+def test_pre_commit_runs_what_make_check_runs() -> None:
+    (recipe,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    commands = [line.strip().replace("$(RUN)", ".venv/bin/python") for line in recipe.splitlines()]
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    hooks = chain.from_iterable(repository["hooks"] for repository in config["repos"])
+    assert [hook["entry"] for hook in hooks] == [command.replace("$(VENV)", ".venv") for command in commands]
 
 
 def test_source_files_are_short() -> None:

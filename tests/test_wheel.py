@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import venv
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,21 @@ def test_the_wheel_holds_the_five_packages_with_their_types_and_licence(wheel: P
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "test" in name.rpartition("/")[2]]
+
+
+def test_the_index_page_shows_the_readme_without_what_only_the_repository_can_resolve(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    message = message_from_bytes(archive.read(metadata))
+    assert message["Description-Content-Type"] == "text/markdown"
+    page, readme = message.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert links
+    assert all(link.startswith("https://") for link in links)
+    assert "![" not in page
+    assert "make demo`. Photo" not in page
+    assert re.findall(r"^#.*", page, re.MULTILINE) == re.findall(r"^#.*", readme, re.MULTILINE)
+    assert "design notes" in page
 
 
 def test_the_lean_environment_generates_a_picture(
