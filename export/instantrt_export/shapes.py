@@ -52,7 +52,8 @@ class ExportShapes:
                 if pixels % SIZE_STEP_PX:
                     raise ExportOptionError(f"the {side} is not a multiple of {SIZE_STEP_PX}", found=f"{pixels} px")
         if self.extents["G"][1] > 2:
-            raise ExportOptionError("there are at most two guidance batch", found=str(self.guidance_batch))
+            what = "a guidance batch has one or two rows"
+            raise ExportOptionError(what, found=str(self.guidance_batch), hint="give 1, 2 or (1, 2)")
 
     @property
     def extents(self) -> dict[str, tuple[int, int]]:

@@ -66,7 +66,7 @@ class Manifest:
     precision: Precision
     sizes: PictureSizes
     slots: tuple[int, int]  # fewest and most slots that the graphs accept
-    guidance_batch: tuple[int, int]  # fewest and most guidance batch that the graphs accept
+    guidance_batch: tuple[int, int]  # smallest and largest guidance batch that the graphs accept
     scheduler: dict[str, Any]  # diffusers scheduler_config.json of the checkpoint
     force_zeros_for_empty_prompt: bool
     networks: dict[str, str]  # network name -> ONNX file, relative to the bundle

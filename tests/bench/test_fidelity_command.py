@@ -96,9 +96,9 @@ def test_an_exact_bundle_passes_with_all_its_figures(
     assert len(cases) == 4
     for case in cases:
         figures = case.comparison
-        assert len(figures["latents_relative_error_per_step"]) == len(figures["latents_cosine_per_step"]) == 4
-        assert max(figures["latents_relative_error_per_step"]) == figures["latents_relative_error"] < 1e-4
-        assert min(figures["latents_cosine_per_step"]) > 1 - 1e-6
+        assert len(figures["latents_relative_error_per_call"]) == len(figures["latents_cosine_per_call"]) == 4
+        assert max(figures["latents_relative_error_per_call"]) == figures["latents_relative_error"] < 1e-4
+        assert min(figures["latents_cosine_per_call"]) > 1 - 1e-6
         assert figures["ssim"] > 0.999
         assert {(tmp_path / path).is_file() for path in figures["pictures"].values()} == {True}
     summary = results.summary
@@ -243,7 +243,7 @@ def test_what_is_too_far_is_said_with_its_step() -> None:
     ours.latents_per_call[1] = np.nan
     broken = compare_results(ours, theirs, limits)
     assert broken["latents_relative_error"] is None
-    assert broken["latents_cosine_per_step"][1] is None
+    assert broken["latents_cosine_per_call"][1] is None
     assert not broken["within_limits"]
     json.dumps(broken, allow_nan=False)
 

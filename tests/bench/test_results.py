@@ -35,7 +35,7 @@ def test_what_is_written_is_read(results: ResultFile, tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "results.json"
     results.write(path)
     assert read_results(path) == read_results(path, "latency") == results
-    assert json.loads(path.read_text("utf-8"))["schema"] == 1
+    assert json.loads(path.read_text("utf-8"))["schema"] == 2
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
 
 

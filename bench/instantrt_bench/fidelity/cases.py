@@ -105,8 +105,8 @@ def compare_results(
     worst = max(errors) if np.isfinite(errors).all() else float("inf")
     psnr = psnr_db(ours.pixels, theirs.images)
     figures: dict[str, Any] = {
-        "latents_relative_error_per_step": [_finite(e) for e in errors],
-        "latents_cosine_per_step": [_cosine(a, b) for a, b in steps],
+        "latents_relative_error_per_call": [_finite(e) for e in errors],
+        "latents_cosine_per_call": [_cosine(a, b) for a, b in steps],
         "latents_relative_error": _finite(worst),
         "psnr_db": psnr,
         "ssim": ssim(ours.pixels, theirs.images),

@@ -53,7 +53,7 @@ class FaceConditions:
         embedding_norm: of the runtime's embedding.
         reference_norm: of the reference's.
         embedding_error: relative error of the runtime's.
-        tokens_error: relative error of the runtime's face tokens, all guidance batch together.
+        tokens_error: relative error of the runtime's face tokens, the whole guidance batch together.
         limit: of both errors.
     """
 

@@ -54,7 +54,7 @@ def step_chart(cases: Sequence[ScenarioResult]) -> Chart:
     worst = max(cases, key=_latents_error)
     series = []
     for scenario in (*(s for s in cases if s is not worst), worst):
-        errors = scenario.comparison.get("latents_relative_error_per_step") or []
+        errors = scenario.comparison.get("latents_relative_error_per_call") or []
         points = [Point(call, max(e, SMALLEST_ERROR)) for call, e in enumerate(errors, 1) if e is not None]
         label, colour = (f"worst: {scenario.id}", WORST) if scenario is worst else ("other cases", OTHERS)
         series.append(Series(label, colour, points, dots=False, faint=scenario is not worst))

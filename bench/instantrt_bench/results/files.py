@@ -21,7 +21,7 @@ from instantrt.bundle import Bundle
 from instantrt.errors import InstantRTError
 from instantrt_bench.results.machine import machine_facts
 
-SCHEMA = 1
+SCHEMA = 2
 Kind = Literal["latency", "fidelity", "identity", "micro"]
 Status = Literal["ok", "failed", "interrupted"]
 KINDS: tuple[str, ...] = get_args(Kind)

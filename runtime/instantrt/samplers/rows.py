@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 class Row(NamedTuple):
-    """One network call as a linear map (DESIGN section 4): x' = a x + b eps + c h + s z and h' = d x + e eps + f h.
+    """One network call as a linear map: x' = a x + b eps + c h + s z and h' = d x + e eps + f h.
 
     x are the latents, eps the guided prediction of the network fed with ``input_scale`` * x, h the history tensor,
     z fresh noise.
