@@ -215,7 +215,7 @@ def test_command_line_generate(
     ("options", "message"),
     [
         (["--steps", "3"], "steps must be from 4 to 100"),
-        (["--style", "Cubism"], "unknown style 'Cubism'"),
+        (["--style", "Cubism"], "unknown style\nFound: 'Cubism'"),
         (["--face", "nowhere.jpg"], "nowhere.jpg"),
         (["--out", "picture.txt"], "cannot tell a picture format"),
         (["--threads", "0"], "threads must be at least 1"),
