@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from math import inf, isfinite
-from numbers import Real
-from typing import Any
+from fractions import Fraction
+from math import inf
+from numbers import Integral, Real
 
 from instantrt.errors import RequestError
+
+Number = int | Fraction | Decimal
 
 MAX_SHOWN = 200  # characters of a value in a message
 MAX_TEXT = 20_000  # characters of a prompt; CLIP reads 77 tokens, about 400 characters
@@ -99,23 +101,33 @@ def shortened(text: str, length: int = MAX_SHOWN) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _real(name: str, value: object, kind: str, allowed: Range) -> Any:
-    """``value``, which is a real number of any kind and in the range."""
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal) or not _is_finite(value):
+def _real(name: str, value: object, kind: str, allowed: Range) -> Number:
+    """``value``, which is a real number of any kind and in the range, as one of Python's own, none of it rounded."""
+    number = _exact(value)
+    if number is None:
         raise RequestError(f"{name} must be a {kind}", found=shown(value), hint=f"give one from {allowed}")
-    number: Any = value  # ints, floats, fractions and decimals compare exactly with each other, which no type says
     if not allowed.low <= number <= allowed.high:
         raise RequestError(f"{name} must be from {allowed}", found=shown(value), hint="choose a value in that range")
     return number
 
 
-def _is_finite(value: Real | Decimal) -> bool:
+def _exact(value: object) -> Number | None:
+    """A finite real number as one that compares with ints and floats without rounding either; None for anything else.
+
+    NumPy's scalars do not: they round what they are compared with to their own precision.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral):
+        return int(value)
     if isinstance(value, Decimal):
-        return value.is_finite()
+        return value if value.is_finite() else None
+    if not isinstance(value, Real) or not hasattr(value, "as_integer_ratio"):
+        return None
     try:
-        return isfinite(value)
-    except OverflowError:  # finite, and beyond every float
-        return True
+        return Fraction(*value.as_integer_ratio())
+    except (ValueError, OverflowError):  # not a number, infinite
+        return None
 
 
 def _not_unicode(name: str, text: str, place: int) -> RequestError:
