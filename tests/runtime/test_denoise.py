@@ -12,6 +12,7 @@ from instantrt.contracts import NetworkContract, Residual, network_contracts
 from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostBuffer, HostDevice
+from instantrt.diagnosis import not_finite_error
 from instantrt.errors import CancelledError
 from instantrt.samplers import StepTable
 
@@ -198,3 +199,42 @@ def test_residuals_flow_between_engines_without_a_copy() -> None:
         assert identitynet._arrays[name] is unet._arrays[name]
     assert identitynet._arrays["latents"] is unet._arrays["latents"]
     assert DIMS.mid_residual == Residual(96, 32)
+
+
+@pytest.mark.parametrize("network", [0, 1], ids=["identitynet", "unet"])
+@pytest.mark.parametrize("call", [1, 7, 10])
+def test_the_network_and_the_call_that_spoiled_the_latents_are_found(network: int, call: int) -> None:
+    target, slots = LinearTarget(), [random_slot(10), random_slot(6)]
+    loop = DenoiseLoop(target, DIMS, "fp32", LoopShape(2, 2, 128, 128), eager=True)
+    for index, slot in enumerate(slots):
+        loop.load_slot(index, slot)
+    engine = target.engines[network]
+    good, output = engine._run, ("residual_mid", "next_latents")[network]
+
+    def spoil() -> None:
+        good()
+        if (engine.runs - 1) % 10 + 1 == call:
+            engine._arrays[output][..., 1, 0, 0, 0] = np.inf  # of slot 1
+
+    engine._run = spoil  # type: ignore[method-assign]
+    with np.errstate(invalid="ignore"):
+        loop.run(10)
+        error = not_finite_error(target.device, loop, slots, 10)
+        elsewhere = not_finite_error(target.device, loop, slots[:1], 10)
+    assert (error.network, error.found) == (engine.contract.name, f"call {call} of 10, its output {output}")
+    assert elsewhere.network == "identitynet or unet", "a slot that no request has is not looked at"
+
+
+def test_a_condition_that_is_not_finite_is_told_without_running_the_loop_again() -> None:
+    loop, target = make_loop()
+    slot = random_slot(3)
+    slot.face_kv_unet[0, 0, 0] = np.nan
+    error = not_finite_error(target.device, loop, [slot], 3)
+    assert error.network == "cross_attention"
+    assert [engine.runs for engine in target.engines] == [0, 0]
+
+
+def test_a_loop_that_spoils_nothing_when_it_runs_again_is_said_to() -> None:
+    loop, target = make_loop()
+    error = not_finite_error(target.device, loop, [random_slot(3)], 3)
+    assert error.network == "identitynet or unet"

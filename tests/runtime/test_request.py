@@ -211,7 +211,7 @@ def test_every_sampler_that_can_be_asked_for_exists() -> None:
 
 def test_width_needs_height() -> None:
     with pytest.raises(RequestError, match="belong together"):
-        request(width=128)
+        request(width=128, height=None)
 
 
 def test_an_unknown_field_is_not_swallowed() -> None:
