@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,42 +15,91 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from filelock import FileLock
+from hypothesis import settings
+
+from randomness import drawing_for, fresh_rng
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble
     from doubles.tensorrt_double import TensorRTDouble
     from instantrt.device.cuda import CudaDevice
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
-def pytest_configure() -> None:
-    """Ctrl-C works although a shell that runs this in the background lets it, and all its children, ignore SIGINT."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ctrl-C works although a shell that runs this in the background lets it, and all its children, ignore SIGINT.
+
+    Where several processes share the machine (``pytest -n``) torch gets one thread in each: threads that wait for one
+    another while another process has their core make an export take five times as long.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that ``make`` writes once for all worker processes of this run."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            unfinished = folder.with_name(f"{name}-unfinished")
-            make(unfinished)
-            unfinished.rename(folder)
-    return folder
+# Without this profile (`make fuzz`) pyproject.toml's, hypothesis's own `ci`, draws the same examples in every run.
+settings.register_profile("fuzz", deadline=None, database=None, print_blob=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Every test has random inputs of its own; a failed one says how to have them again if a seed was given."""
+    seed = item.config.getoption("--hypothesis-seed")
+    if seed is not None:
+        again = f"pytest --hypothesis-profile=fuzz --hypothesis-seed={seed} '{item.nodeid}'"
+        item.add_report_section("setup", "random inputs", f"Draw the same again: {again}")
+    with drawing_for(item.nodeid, seed):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """A fixture of several tests draws the same, whichever of them comes first in this process."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with drawing_for(f"{fixturedef.baseid}::{fixturedef.argname}", request.config.getoption("--hypothesis-seed")):
+        return (yield)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random inputs of one test."""
+    return fresh_rng()
 
 
 @pytest.fixture(scope="session")
-def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+    """Folders that are written once for all worker processes of this run: ``made_once(name, make)``. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def path(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = folder.with_name(f"{name}-unfinished")
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def nano_checkpoint(made_once: MadeOnce) -> Path:
     """A nano checkpoint with seed 0, made once. Read only: tests that alter one copy it first."""
     from instantrt_nano.maker import make_nano  # torch is imported only by the tests that need it
 
-    return made_once(tmp_path_factory, "checkpoint", make_nano)
+    return made_once("checkpoint", make_nano)
 
 
 @pytest.fixture(scope="session")
-def nano_bundle(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_bundle(nano_checkpoint: Path, made_once: MadeOnce) -> Path:
     """The fp32 bundle of the nano checkpoint for pictures of 64x64 to 256x256, exported once. Read only."""
     from instantrt.cli import main
 
@@ -58,15 +107,15 @@ def nano_bundle(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         sizes = ["--min-size", "64x64", "--max-size", "256x256"]
         assert main(["export", str(nano_checkpoint), "--out", str(bundle), *sizes]) == 0
 
-    return made_once(tmp_path_factory, "bundle", export)
+    return made_once("bundle", export)
 
 
 @pytest.fixture(scope="session")
-def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_bundle(made_once: MadeOnce) -> Path:
     """The fp32 bundle of the trained nano checkpoint, exported once. Read only."""
     from instantrt_nano.bundle import cached_bundle
 
-    (bundle,) = made_once(tmp_path_factory, "trained", cached_bundle).iterdir()
+    (bundle,) = made_once("trained", cached_bundle).iterdir()
     return bundle
 
 
@@ -80,11 +129,11 @@ def astronaut() -> npt.NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="session")
-def cuda_double_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cuda_double_library(made_once: MadeOnce) -> Path:
     """The folder with the stand-in for NVIDIA's driver, built once."""
     from doubles.cuda_double import build
 
-    return made_once(tmp_path_factory, "cuda", build) / "cuda-double"
+    return made_once("cuda", build) / "cuda-double"
 
 
 @pytest.fixture
@@ -124,7 +173,7 @@ def cuda_device() -> Iterator[CudaDevice]:
 
 
 @pytest.fixture(scope="session")
-def nano_plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_plans(request: pytest.FixtureRequest, made_once: MadeOnce) -> Path:
     """The nano bundle with real TensorRT-RTX plans for 64x64 pictures, 1 to 4 slots, built once. Read only."""
     from instantrt.cli import main
 
@@ -135,7 +184,7 @@ def nano_plans(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         shutil.copytree(source, bundle)
         assert main(["build", str(bundle), "--target", "tensorrt-rtx", "--slots", "1:1:4", "--sizes", "64x64"]) == 0
 
-    return made_once(tmp_path_factory, "planned", plan)
+    return made_once("planned", plan)
 
 
 @pytest.fixture

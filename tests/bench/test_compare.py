@@ -19,10 +19,11 @@ from instantrt_bench.regression.gate_power import Share, gate_power, record
 from instantrt_bench.regression.gate_power import main as gate_power_main
 from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult, read_results
 from instantrt_bench.results.statistics import Interval
+from randomness import fresh_rng
 
 
-def sessions(ms: float, count: int = 5, noise: float = 0.01, seed: int | None = None) -> list[list[float]]:
-    rng = np.random.default_rng(seed)
+def sessions(ms: float, count: int = 5, noise: float = 0.01) -> list[list[float]]:
+    rng = fresh_rng()
     return [list(ms * rng.lognormal(0, noise) * rng.lognormal(0, noise, 12)) for _ in range(count)]
 
 
@@ -88,7 +89,7 @@ def test_in_turn_means_that_sessions_alternate() -> None:
 
 def test_on_a_busy_machine_cpu_time_is_judged() -> None:
     cpu_before, cpu_after = sessions(100, noise=0.004), sessions(112, noise=0.004)
-    wall = [list(np.random.default_rng().uniform(100, 900, 12)) for _ in range(5)]
+    wall = [list(fresh_rng().uniform(100, 900, 12)) for _ in range(5)]
     before = latency_file(wall, cpu=cpu_before, busy=True)
     after = latency_file(wall[::-1], cpu=cpu_after, first_minute=1, busy=True)
     (change,) = compare_results(before, after).changes
@@ -220,7 +221,7 @@ def test_thresholds_that_make_no_sense_are_refused(option: list[str], tmp_path: 
 
 def test_the_gate_has_power_and_seldom_cries_wolf() -> None:
     """On made-up sessions that drift by a tenth and differ by 2 %, as those of a busy machine were seen to."""
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     drift = 1 + 0.05 * np.sin(np.arange(40) / 6)
     recorded = [list(100 * d * rng.lognormal(0, 0.02) * rng.lognormal(0, 0.02, 12)) for d in drift]
     power = gate_power(recorded, "cpu_ms", per_side=12, pairs=100, slowdown=0.10, rule=Rule())

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from instantrt_bench.results.contact_sheet import MARGIN_PX, TITLE_PX, Tile, amplified_difference, contact_sheet
+from randomness import fresh_rng
 
 TOP = MARGIN_PX + TITLE_PX + MARGIN_PX
 
 
 def noise(height: int, width: int) -> np.ndarray:
-    return np.random.default_rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return fresh_rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_a_small_picture_is_enlarged_by_repeating_its_pixels() -> None:

@@ -28,6 +28,7 @@ from instantrt_bench.fidelity.pair import reference_inputs
 from instantrt_bench.reference.pipeline import Reference, ReferenceResult
 from instantrt_bench.results.files import ScenarioResult, read_results
 from instantrt_bench.results.metrics import cosine, relative_error
+from randomness import fresh_rng
 
 # One sampler: what is planted is found whatever the sampler, by limits that are left at their defaults.
 SHORT = ("--samplers", "euler", "--steps", "4")
@@ -114,7 +115,7 @@ def test_an_exact_bundle_passes_with_all_its_figures(
 def test_one_attention_scale_off_by_two_percent_is_found(
     nano_bundle: Path, nano_checkpoint: Path, manifest: Path, tmp_path: Path, network: str
 ) -> None:
-    layer = int(np.random.default_rng().integers(100))
+    layer = int(fresh_rng().integers(100))
     planted = altered(nano_bundle, tmp_path / "bundle", network, lambda graph: scale_attention(graph, layer, 1.02))
     out = tmp_path / "fidelity.json"
     assert fidelity(planted, nano_checkpoint, out, "--manifest", manifest, *SHORT) == 3
@@ -219,7 +220,7 @@ def test_the_latents_of_every_call_are_handed_out(
 
 def results_apart(noise: float, grey: int = 0) -> tuple[GenerateResult, ReferenceResult]:
     """Two results of two calls whose last latents and whose pictures are so far apart."""
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     latents = rng.standard_normal((2, 1, 4, 8, 8), np.float32)
     moved = latents.copy()
     moved[1] += np.float32(noise * np.linalg.norm(latents[1]) / np.linalg.norm(np.ones_like(latents[1])))

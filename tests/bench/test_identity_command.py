@@ -31,6 +31,7 @@ from instantrt_bench.identity.pairs import IdentityLimits, summarise_identity
 from instantrt_bench.identity.panel import Panel, landmark_error
 from instantrt_bench.reference.pipeline import Reference, ReferenceInputs, ReferenceResult
 from instantrt_bench.results.files import REFERENCE_EAGER, ResultFile, ScenarioResult, SystemResult, read_results
+from randomness import fresh_rng
 
 RUNTIME = "runtime-onnxruntime"
 SHORT = ("--seeds", 1, "--steps", 4)
@@ -286,7 +287,7 @@ def summary_of(pairs: list[ScenarioResult], limits: IdentityLimits | None = None
 
 
 def pairs_with(differences: npt.NDArray[np.float64], photos: int = 1) -> list[ScenarioResult]:
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     return [
         pair(f"p{i % photos}", i, float(base + d), float(base))
         for i, (base, d) in enumerate(zip(rng.uniform(0.4, 0.7, len(differences)), differences, strict=True))
@@ -294,7 +295,7 @@ def pairs_with(differences: npt.NDArray[np.float64], photos: int = 1) -> list[Sc
 
 
 def test_the_verdict_depends_on_where_the_interval_lies() -> None:
-    noise = np.random.default_rng().normal(0, 0.005, 40)
+    noise = fresh_rng().normal(0, 0.005, 40)
     fine = summary_of(pairs_with(noise - noise.mean()))
     assert fine["verdict"] == "pass"
     assert fine["identity_delta"] == pytest.approx(0, abs=1e-9)
@@ -310,7 +311,7 @@ def test_the_verdict_depends_on_where_the_interval_lies() -> None:
 
 def test_photos_are_resampled_whole_where_there_are_enough() -> None:
     """The same differences in every pair of a photo: resampling pairs would claim to know far more than it does."""
-    by_photo = np.random.default_rng().normal(0, 0.05, 12)
+    by_photo = fresh_rng().normal(0, 0.05, 12)
     clustered = summary_of(pairs_with(np.tile(by_photo, 10), photos=12))["judges"]["far"]
     few = summary_of(pairs_with(np.tile(by_photo, 10), photos=9))["judges"]["far"]
     assert (clustered["resampled"], few["resampled"]) == ("photos", "pairs")

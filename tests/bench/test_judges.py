@@ -33,6 +33,7 @@ from instantrt_bench.identity.judges.judge import (
     insightface_judges,
 )
 from instantrt_bench.results.metrics import cosine
+from randomness import fresh_rng
 
 Picture = npt.NDArray[np.uint8]
 
@@ -60,7 +61,7 @@ def alterations() -> dict[str, Callable[[Picture], Picture]]:
         height, width = photo.shape[:2]
         return cv2.warpAffine(photo, cv2.getRotationMatrix2D((width / 2, height / 2), 12, 1), (width, height))
 
-    noise = np.random.default_rng()
+    noise = fresh_rng()
     return {
         "plain": lambda p: p,
         "mirrored": lambda p: np.ascontiguousarray(p[:, ::-1]),
@@ -160,7 +161,7 @@ class Package:
     """A small package of the npm package's layout, with fresh random weights: two convolutions and a mean."""
 
     def __init__(self, folder: Path) -> None:
-        rng = np.random.default_rng()
+        rng = fresh_rng()
         draws = {"conv": (3, 3, 3, 8), "bias": (8,), "depth": (3, 3, 8, 1), "scale": (8,), "six": (), "zero": ()}
         self.weights = {name: rng.normal(0, 0.3, shape).astype(np.float16) for name, shape in draws.items()}
         self.weights |= {"six": np.float16(6).reshape(()), "zero": np.float16(0).reshape(())}
@@ -215,7 +216,7 @@ def test_the_conversion_computes_what_the_graph_says(tmp_path: Path) -> None:
     model = convert.convert(tmp_path)
     assert not {node.op_type for node in model.graph.node} & {"MatMul", "Gemm"}  # the head for age is left out
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    faces = np.random.default_rng().integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    faces = fresh_rng().integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     (found,) = session.run(["embedding"], {"faces": faces})
     np.testing.assert_allclose(found, package.expected(faces), rtol=1e-4, atol=1e-4)
 

@@ -35,6 +35,7 @@ def measured(plan: Mapping[str, Mapping[str, Any]], rules: Rules = FEW) -> Measu
         return measure(fleet, SCENARIO, Requests(), rules)
 
 
+@pytest.mark.serial
 def test_the_ratio_is_that_of_the_systems_times() -> None:
     result = scenario_result(measured({RUNTIME_ONNXRUNTIME: {"ms": 5}, REFERENCE_EAGER: {"ms": 20}}))
     ratio = result.comparison["ratios"][RUNTIME_ONNXRUNTIME]
@@ -86,6 +87,7 @@ def test_it_stops_on_noise_between_a_floor_and_a_ceiling(
     assert Rules().reason_to_stop(samples, seconds) == reason
 
 
+@pytest.mark.serial
 @pytest.mark.skipif(CpuTimes.now() is None, reason="the system has no /proc/stat")
 def test_only_other_processes_count_as_foreign() -> None:
     def spin(seconds: float) -> None:

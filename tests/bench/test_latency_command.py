@@ -34,6 +34,7 @@ def bench(bundle: Path, scenarios: Path, out: Path, plan: dict[str, Any], *optio
     return run_latency(args.selected.parsed(args), open_sleeping)
 
 
+@pytest.mark.serial
 def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     nano_bundle: Path, scenarios: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_sessions_are_added_to_a_file_that_they_belong_into(
     assert read_results(out).scenarios[0].systems[RUNTIME_ONNXRUNTIME].samples["session"] == [0] * 4
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("goals", "status", "said"),
     [
@@ -228,6 +230,7 @@ def test_the_runtimes_worker_needs_no_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+@pytest.mark.serial
 @pytest.mark.timeout(300)
 def test_the_real_systems_agree_and_are_timed(nano_bundle: Path, nano_checkpoint: Path, tmp_path: Path) -> None:
     scenarios, out = tmp_path / "set.json", tmp_path / "latency.json"

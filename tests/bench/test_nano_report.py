@@ -35,7 +35,7 @@ POSES, STEPS = 1, 10
 
 @pytest.fixture(scope="module")
 def runtime(trained_bundle: Path) -> Iterator[InstantID]:
-    with InstantID.load(trained_bundle, threads=2) as pipeline:
+    with InstantID.load(trained_bundle, threads=1) as pipeline:
         yield pipeline
 
 
@@ -69,7 +69,7 @@ def test_people_are_found_recognised_placed_and_painted_as_asked(seen, evaluatio
 
 
 def test_the_runtime_draws_what_the_reference_draws(runtime):
-    reference = Reference.load(Checkpoint.open(str(TRAINED)), threads=2)
+    reference = Reference.load(Checkpoint.open(str(TRAINED)), threads=1)
     case = next(asked(1, STEPS))
     assert compare(runtime, reference, case.request).psnr_db >= MIN_PSNR_DB
 
@@ -127,7 +127,7 @@ def test_shifts_are_measured_on_off_centre_faces_that_both_show():
 def test_the_command_writes_figures_and_sheets(trained_bundle, tmp_path, monkeypatch, capsys):
     # One pose in one style: the whole report's way through, in seconds.
     monkeypatch.setattr(report, "_variations", lambda poses: _few(poses))
-    options = ["--out", str(tmp_path), "--poses", "1", "--steps", "4", "--threads", "2"]
+    options = ["--out", str(tmp_path), "--poses", "1", "--steps", "4", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["nano", str(trained_bundle), *options])
     assert command.main() == 0
     facts = json.loads((tmp_path / "nano.json").read_text())

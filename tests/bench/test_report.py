@@ -28,6 +28,7 @@ from instantrt_bench.report.latency import stage_groups
 from instantrt_bench.report.page import Source, page
 from instantrt_bench.report.text import breakable, machine_text, signed
 from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
+from randomness import fresh_rng
 
 VOID = {"img", "meta", "wbr"}
 EVIL = "</title></script></code><script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
@@ -68,14 +69,9 @@ class Reader(HTMLParser):
         ]
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
-
-
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    rng, path = np.random.default_rng(), tmp_path_factory.mktemp("results") / "fidelity.json"
+    rng, path = fresh_rng(), tmp_path_factory.mktemp("results") / "fidelity.json"
     made = [latency_results(rng), fidelity_results(rng, path), identity_results(rng)]
     return [Source(path.with_stem(results.kind), results) for results in made]
 

@@ -13,6 +13,7 @@ from doubles.chromium import Browser, Page, chromium, find_chromium
 from doubles.result_files import fidelity_results, identity_results, latency_results, make_history
 from instantrt.cli import main
 from instantrt_bench.results.files import RUNTIME_ONNXRUNTIME, SYSTEMS, ResultFile
+from randomness import fresh_rng
 
 PROGRAM = find_chromium()
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")]
@@ -21,7 +22,7 @@ SCALE = "new DOMMatrix(getComputedStyle(document.querySelector('#zoom [data-foll
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng()
+    folder, rng = tmp_path_factory.mktemp("report"), fresh_rng()
     files = [folder / f"{kind}.json" for kind in ("latency", "fidelity", "identity")]
     _with_all_systems(latency_results(rng)).write(files[0])
     fidelity_results(rng, files[1]).write(files[1])

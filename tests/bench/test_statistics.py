@@ -17,13 +17,9 @@ from instantrt_bench.results.statistics import (
     session_ratio,
     summarise,
 )
+from randomness import fresh_rng
 
 POSITIVE = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=60)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
 
 
 def test_percentiles_by_hand() -> None:
@@ -46,7 +42,7 @@ def test_summary_by_hand() -> None:
     [(6, (1, 6), 0.96875), (10, (2, 9), 0.978515625), (20, (6, 15), 0.958610535), (5, (1, 5), 0.9375)],
 )
 def test_the_medians_interval_has_the_textbooks_ranks(n: int, ranks: tuple[int, int], confidence: float) -> None:
-    interval = median_interval(np.random.default_rng().permutation(n) + 1)
+    interval = median_interval(fresh_rng().permutation(n) + 1)
     assert (interval.low, interval.high) == ranks
     assert interval.confidence == pytest.approx(confidence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nano_bundle_fp16(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_bundle_fp16(nano_checkpoint: Path, made_once: Callable[..., Path]) -> Path:
     """The fp16 bundle of the nano checkpoint for pictures of 128x128, exported once. Read only."""
     from instantrt.cli import main
 
-    folder = tmp_path_factory.mktemp("nano") / "fp16"
-    assert main(["export", str(nano_checkpoint), "--out", str(folder), "--precision", "fp16", "--no-parity"]) == 0
-    return folder
+    def export(bundle: Path) -> None:
+        assert main(["export", str(nano_checkpoint), "--out", str(bundle), "--precision", "fp16", "--no-parity"]) == 0
+
+    return made_once("fp16", export)

@@ -22,6 +22,7 @@ from instantrt_engines.builder import Job, NoAttentionKernelError, build_plan
 from instantrt_engines.decompose_attention import decompose_attention
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
+from randomness import fresh_rng
 
 ROWS, TOKENS, HEADS, WIDTH = 2, 64, 2, 64
 SHAPES = {
@@ -60,7 +61,7 @@ def decomposed(proto: onnx.ModelProto, *, everywhere: bool = False) -> tuple[onn
 
 
 def assert_same(found: onnx.ModelProto, expected: onnx.ModelProto, dtype: type, tolerance: float) -> None:
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     inputs = {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
     one, other = (
         onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)[0]

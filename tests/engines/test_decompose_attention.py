@@ -11,8 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from instantrt_engines.decompose_attention import decompose_attention
-
-RNG = np.random.default_rng()
+from randomness import fresh_rng
 
 
 def attention(shapes: list[Any], attributes: dict[str, Any], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
@@ -34,7 +33,7 @@ def run(model: onnx.ModelProto, arrays: list[np.ndarray]) -> np.ndarray:
 def test_split_heads(heads: int, attributes: dict[str, Any]) -> None:
     attributes = {"q_num_heads": heads, "kv_num_heads": heads, **attributes}
     model = attention([["b", "t", heads * 8], ["b", "s", heads * 8], ["b", "s", heads * 8]], attributes)
-    arrays = [RNG.standard_normal((2, n, heads * 8)).astype(np.float32) for n in (5, 7, 7)]
+    arrays = [fresh_rng().standard_normal((2, n, heads * 8)).astype(np.float32) for n in (5, 7, 7)]
     expected = run(model, arrays)
     decompose_attention(model)
     assert "Attention" not in {node.op_type for node in model.graph.node}
@@ -45,7 +44,7 @@ def test_split_heads(heads: int, attributes: dict[str, Any]) -> None:
 def test_heads_as_an_axis(mask: int | None) -> None:
     shapes: list[Any] = [["b", 3, 6, 8], ["b", 3, 6, 8], ["b", 3, 6, 8], ["b", 1, 6, 6]][: 3 + (mask is not None)]
     model = attention(shapes, {"scale": 0.2})
-    arrays = [RNG.standard_normal([2 if d == "b" else d for d in shape]).astype(np.float32) for shape in shapes]
+    arrays = [fresh_rng().standard_normal([2 if d == "b" else d for d in shape]).astype(np.float32) for shape in shapes]
     if mask == TensorProto.BOOL:
         model.graph.input[3].type.tensor_type.elem_type = mask
         arrays[3] = (arrays[3] > 0) | np.eye(6, dtype=bool)

@@ -23,6 +23,7 @@ from instantrt_export.onnx_export import ContractMismatchError, check_contract, 
 from instantrt_export.parity import Parity, ParityError, compare, parity_of, random_inputs
 from instantrt_export.shapes import ExportOptionError, ExportShapes
 from instantrt_export.tokenizer_files import write_tokenizers
+from randomness import fresh_rng
 
 WIDTH = 200
 SHAPES = ExportShapes(width=(64, 256), height=(64, 256))  # of the bundle fixture
@@ -116,7 +117,7 @@ def test_weights_of_large_networks_lie_beside_the_graph(
     data = tmp_path / "onnx" / "control_embedding.onnx.data"
     assert large.path.stat().st_size < data.stat().st_size
     assert large.onnx_bytes == large.path.stat().st_size + data.stat().st_size
-    picture = np.random.default_rng().integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    picture = fresh_rng().integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     found, expected = (
         onnxruntime.InferenceSession(e.path, providers=["CPUExecutionProvider"]).run(None, {"image": picture})
         for e in (large, exported)
@@ -207,7 +208,7 @@ def test_parity_of_not_a_number_fails() -> None:
 
 
 def test_parity_of_pixels_allows_few_neighbouring_grey_levels() -> None:
-    expected = np.random.default_rng().integers(1, 255, (1, 100, 100, 3), dtype=np.uint8)
+    expected = fresh_rng().integers(1, 255, (1, 100, 100, 3), dtype=np.uint8)
     one_pixel, many_pixels, two_levels = expected.copy(), expected + 1, expected.copy()
     one_pixel[0, 0, 0, 0] += 1
     two_levels[0, 0, 0, 0] -= 2 if expected[0, 0, 0, 0] > 1 else -2
@@ -220,7 +221,7 @@ def test_parity_of_pixels_allows_few_neighbouring_grey_levels() -> None:
 def test_random_inputs_fill_the_contract(checkpoint: Checkpoint) -> None:
     symbols = {"B": 2, "G": 2, "H": 64, "W": 128, "R": 2, "T": 3, "n": 1}
     for contract in network_contracts(checkpoint.dims).values():
-        inputs = random_inputs(contract, symbols, "fp16", np.random.default_rng(), vocabulary=700)
+        inputs = random_inputs(contract, symbols, "fp16", fresh_rng(), vocabulary=700)
         for spec in contract.inputs:
             assert inputs[spec.name].shape == spec.resolve(symbols)
             assert inputs[spec.name].dtype == spec.numpy_dtype("fp16")

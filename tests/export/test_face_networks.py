@@ -31,6 +31,7 @@ from instantrt_export.faces.graphs import (
 from instantrt_nano.faces import convert
 from instantrt_nano.faces.contract_networks import CROP_SHIFT, CROP_SIDE, KEYPOINTS_OF_68
 from instantrt_nano.faces.face_api import ANCHORS, load_weights
+from randomness import fresh_rng
 
 # torch's exporter uses what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")
@@ -116,7 +117,7 @@ def test_committed_files_hold_no_path_of_the_machine_that_made_them(name):
 
 def test_a_plain_session_loads_the_committed_files_and_folding_changes_nothing(models, detector, encoder):
     photo = cv2.resize(skimage.data.astronaut(), (models.detector_px, models.detector_px))[None]
-    faces = np.random.default_rng().integers(0, 256, (3, models.face_px, models.face_px, 3), np.uint8)
+    faces = fresh_rng().integers(0, 256, (3, models.face_px, models.face_px, 3), np.uint8)
     for path, folded, inputs in (
         (models.detector, detector, {"image": photo}),
         (models.encoder, encoder, {"faces": faces}),
@@ -133,7 +134,7 @@ def test_folded_weights_are_float32(detector, encoder):
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_encoder_takes_any_number_of_faces_and_keeps_them_apart(encoder, count):
-    faces = np.random.default_rng().integers(0, 256, (count, 150, 150, 3), np.uint8)
+    faces = fresh_rng().integers(0, 256, (count, 150, 150, 3), np.uint8)
     together = _run(encoder, faces=faces)["embedding"]
     for face, embedding in zip(faces, together, strict=True):
         np.testing.assert_allclose(_run(encoder, faces=face[None])["embedding"][0], embedding, atol=1e-5)
@@ -147,7 +148,7 @@ def test_the_encoder_is_dlibs(encoder):
     theirs = dlib.face_recognition_model_v1(f"{package}/models/dlib_face_recognition_resnet_model_v1.dat")
     astronaut = skimage.data.astronaut()
     eyes_nose_mouth = np.array([[201, 112], [246, 108], [225, 135], [207, 151], [250, 148]], np.float32)
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     for _ in range(4):
         face = aligned_crop(astronaut, eyes_nose_mouth + rng.normal(0, 2, 2).astype(np.float32), TEMPLATES["dlib"])
         expected = np.array(theirs.compute_face_descriptor(face))
@@ -230,7 +231,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "face_landmark_68_model": _landmark_shapes(),
         "face_recognition_model": _recognition_shapes(),
     }
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     for name, shapes in networks.items():
         entries, data = zip(*(_random_weight(rng, *item) for item in shapes.items()), strict=True)
         (folder / "model" / f"{name}.bin").write_bytes(b"".join(data))
@@ -274,7 +275,7 @@ def _with_stored_weights(module: torch.nn.Module, file: Path) -> torch.nn.Module
 
 def test_the_converted_encoder_equals_torch(package, converted):
     module = _with_stored_weights(convert.dlib_resnet_128(package), converted / "dlib_resnet_128.onnx")
-    faces = np.random.default_rng().integers(0, 256, (3, 150, 150, 3), np.uint8)
+    faces = fresh_rng().integers(0, 256, (3, 150, 150, 3), np.uint8)
     expected = module(torch.from_numpy(faces)).detach().numpy()
     got = _run(encoder_graph(converted / "dlib_resnet_128.onnx", "dlib", 150, 128), faces=faces)["embedding"]
     assert np.linalg.norm(expected) > 0
@@ -283,7 +284,7 @@ def test_the_converted_encoder_equals_torch(package, converted):
 
 def test_the_converted_detector_equals_torch(package, converted):
     module = _with_stored_weights(convert.tiny_face_68(package, 224), converted / "tiny_face_68.onnx")
-    image = np.random.default_rng().integers(0, 256, (1, 224, 224, 3), np.uint8)
+    image = fresh_rng().integers(0, 256, (1, 224, 224, 3), np.uint8)
     expected = [x.detach().numpy() for x in module(torch.from_numpy(image))]
     got = _run(detector_graph(converted / "tiny_face_68.onnx", "tiny68", 224), image=image)
     for name, values in zip(("scores", "boxes", "keypoints"), expected, strict=True):
@@ -293,7 +294,7 @@ def test_the_converted_detector_equals_torch(package, converted):
 def test_the_detector_decodes_as_face_api_does(package):
     """Every candidate is an anchor, decoded here in loops from the raw output."""
     module = convert.tiny_face_68(package, 128)
-    image = torch.from_numpy(np.random.default_rng().integers(0, 256, (1, 128, 128, 3), np.uint8))
+    image = torch.from_numpy(fresh_rng().integers(0, 256, (1, 128, 128, 3), np.uint8))
     raw = module.detector(image.permute(0, 3, 1, 2).float())[0].detach().numpy().astype(np.float64)
     anchors = []
     for row in range(4):
@@ -397,7 +398,7 @@ def _onnx(path: Path, image_shape: list[int | str], outputs: list[tuple[int, int
     weights = []
     for i, (batch, rows, width) in enumerate(outputs):
         shape = (batch, rows, width) if batch else (rows, width)
-        weights.append(numpy_helper.from_array(np.random.default_rng().random(shape, np.float32), f"w{i}"))
+        weights.append(numpy_helper.from_array(fresh_rng().random(shape, np.float32), f"w{i}"))
         nodes.append(helper.make_node("Mul", ["mean", f"w{i}"], [f"{400 + i}"]))
     inputs = [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, image_shape)]
     if old:
@@ -419,7 +420,7 @@ def test_scrfd_files_become_the_contracts_detector(tmp_path, batch, side, old):
     path = _onnx(tmp_path / "scrfd_10g_bnkps.onnx", [1, 3, side, side], _scrfd_outputs(batch), old=old)
     model = detector_graph(path, "scrfd", 640)
     _assert_fits(model, "face_detector", _dims())
-    image = np.random.default_rng().integers(0, 256, (1, 640, 640, 3), np.uint8)
+    image = fresh_rng().integers(0, 256, (1, 640, 640, 3), np.uint8)
     raw = (image.astype(np.float32).transpose(0, 3, 1, 2) - 127.5) / 128
     wanted = _run(path, **{"input.1": raw})
     for name, values in zip(_run(model, image=image).items(), wanted.values(), strict=True):
@@ -442,7 +443,7 @@ def test_arcface_files_become_the_contracts_encoder(tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
     model = encoder_graph(path, "arcface", 112, 512)
     _assert_fits(model, "face_encoder", _dims())
-    faces = np.random.default_rng().integers(0, 256, (3, 112, 112, 3), np.uint8)
+    faces = fresh_rng().integers(0, 256, (3, 112, 112, 3), np.uint8)
     blue = faces.reshape(3, -1, 3)[:, :512, 2].astype(np.float32)
     np.testing.assert_allclose(_run(model, faces=faces)["embedding"], (blue - 127.5) / 127.5, atol=1e-6)
 
@@ -498,7 +499,7 @@ def _stored_and_folded(weight: np.ndarray) -> np.ndarray:
 
 
 def test_weights_that_came_from_bytes_are_stored_as_they_are():
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     levels = rng.integers(0, 256, (4, 8, 3, 3))
     scale = rng.uniform(1e-4, 1e-2, (4, 1, 1, 1))
     weight = ((levels - rng.integers(0, 256)) * scale + rng.normal()).astype(np.float32)
@@ -506,7 +507,7 @@ def test_weights_that_came_from_bytes_are_stored_as_they_are():
 
 
 def test_other_weights_move_by_half_a_level_at_most():
-    weight = np.random.default_rng().normal(size=(4, 3, 3, 3)).astype(np.float32)
+    weight = fresh_rng().normal(size=(4, 3, 3, 3)).astype(np.float32)
     weight[2] = 0.25  # a channel without any span
     moved = np.abs(_stored_and_folded(weight) - weight)
     assert (moved.max((1, 2, 3)) <= 1.001 * np.ptp(weight, axis=(1, 2, 3)) / 510).all()

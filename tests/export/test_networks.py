@@ -30,6 +30,7 @@ from instantrt_export.networks.identitynet import IdentityNetNetwork
 from instantrt_export.networks.unet import UNetNetwork
 from instantrt_export.networks.vae import VAEDecoderNetwork
 from instantrt_export.shapes import ExportShapes
+from randomness import fresh_rng
 
 STATIC = {"B": 2, "G": 2, "H": 128, "W": 192}
 SYMBOLIC = [
@@ -99,13 +100,15 @@ def fp32(nano_bundle: Path) -> Exported:
 
 
 @pytest.fixture(scope="module")
-def fp16(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def fp16(checkpoint: Checkpoint, made_once) -> Exported:
     """Every torch network at one static size; compared with fp32 modules."""
-    out = tmp_path_factory.mktemp("fp16")
     shapes = ExportShapes(width=STATIC["W"], height=STATIC["H"], slots=STATIC["B"], guidance_batch=STATIC["G"])
     names = [name for name in network_contracts(checkpoint.dims) if not name.startswith("face_")]
-    export_bundle(checkpoint, out, shapes=shapes, precision="fp16", only=names, check_parity=False)
-    return Exported(out / "onnx", np.float16, 5e-3)
+
+    def export(bundle: Path) -> None:
+        export_bundle(checkpoint, bundle, shapes=shapes, precision="fp16", only=names, check_parity=False)
+
+    return Exported(made_once("fp16 at one size", export) / "onnx", np.float16, 5e-3)
 
 
 @pytest.fixture(params=[pytest.param(sizes, id="-".join(f"{s}{n}" for s, n in sizes.items())) for sizes in SYMBOLIC])
@@ -129,11 +132,6 @@ def modules(checkpoint: Checkpoint) -> Callable[[str], torch.nn.Module]:
 def no_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -303,7 +301,7 @@ def test_control_embedding_in_fp16(fp16: Exported, modules, rng) -> None:
 
 def test_control_pictures_in_reversed_channel_order(checkpoint: Checkpoint) -> None:
     identitynet = checkpoint.identitynet(torch.float32)
-    picture = random_picture({"B": 1, "H": 64, "W": 64}, np.random.default_rng())
+    picture = random_picture({"B": 1, "H": 64, "W": 64}, fresh_rng())
     expected = identitynet.controlnet_cond_embedding(control_image(picture).flip(1))
     identitynet.register_to_config(controlnet_conditioning_channel_order="bgr")
     torch.testing.assert_close(ControlEmbeddingNetwork(identitynet)(torch.from_numpy(picture)), expected)

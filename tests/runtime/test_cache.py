@@ -11,8 +11,7 @@ from instantrt.cache import BoundedCache
 from instantrt.conditioning.cached_faces import CachedFaceStage, photo_digest
 from instantrt.conditioning.face import Face
 from instantrt.errors import NoFaceError
-
-RNG = np.random.default_rng()
+from randomness import fresh_rng
 
 
 @given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 6))
@@ -77,7 +76,7 @@ class Stage:
 
 
 def random_photo() -> np.ndarray:
-    return RNG.integers(1, 255, (8, 9, 3), dtype=np.uint8)
+    return fresh_rng().integers(1, 255, (8, 9, 3), dtype=np.uint8)
 
 
 def test_a_photo_that_comes_again_is_neither_searched_nor_embedded_again() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from randomness import fresh_rng
+
 pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings")
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
@@ -34,7 +36,7 @@ def hold() -> None:
 
 
 def random(*shape: int, dtype: Any = np.float32) -> np.ndarray:
-    return np.random.default_rng().integers(-99, 99, shape).astype(dtype)
+    return fresh_rng().integers(-99, 99, shape).astype(dtype)
 
 
 def test_buffers_start_at_zero_and_parts_share_their_memory(cuda_device: CudaDevice) -> None:

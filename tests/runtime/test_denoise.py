@@ -15,8 +15,8 @@ from instantrt.device.host import HostBuffer, HostDevice
 from instantrt.diagnosis import not_finite_error
 from instantrt.errors import CancelledError
 from instantrt.samplers import StepTable
+from randomness import fresh_rng
 
-RNG = np.random.default_rng()
 A, B, C, S, D, E, F = range(2, 9)
 
 
@@ -76,14 +76,14 @@ class LinearTarget:
 
 def random_slot(rows: int, guidance_batch: int = 2) -> SlotInputs:
     table = StepTable(
-        rows=RNG.uniform(-0.7, 0.7, (rows, 10)).astype(np.float32),
+        rows=fresh_rng().uniform(-0.7, 0.7, (rows, 10)).astype(np.float32),
         timesteps=np.arange(rows, dtype=np.float32),
         init_noise_sigma=1.0,
         noise_draws=min(rows, 100),
     )
 
     def random(*shape: int) -> np.ndarray:
-        return RNG.standard_normal(shape).astype(np.float32)
+        return fresh_rng().standard_normal(shape).astype(np.float32)
 
     masks = {f"control_mask_{s}": random(128 // s, 128 // s) for s in (8, 16, 32)}
     masks |= {f"adapter_mask_{s}": random(128 // s, 128 // s) for s in (16, 32)}

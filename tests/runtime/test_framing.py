@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instantrt.conditioning.framing import Framing, frame_photo
+from randomness import fresh_rng
 
 _SIDES = st.integers(32, 1280)
 _PICTURE_SIDES = st.integers(1, 16).map(lambda n: 64 * n)
@@ -37,7 +38,7 @@ def test_the_photo_covers_the_picture_with_the_face_as_central_as_it_can_be(w, h
 
 
 def test_a_photo_of_the_picture_size_is_left_alone():
-    photo = np.random.default_rng().integers(0, 256, (128, 192, 3), np.uint8)
+    photo = fresh_rng().integers(0, 256, (128, 192, 3), np.uint8)
     framing = frame_photo(192, 128, np.array([10, 10, 50, 50], np.float32), 192, 128)
     assert framing == Framing(1.0, 0, 0)
     np.testing.assert_array_equal(framing.apply(photo, 192, 128), photo)

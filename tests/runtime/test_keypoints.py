@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from instantrt.conditioning.keypoints import draw_keypoints
+from randomness import fresh_rng
 
 
 def _official(keypoints: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -30,7 +31,7 @@ def _official(keypoints: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def _random_face(width: int, height: int) -> np.ndarray:
     """Five points of a plausible face: an upright layout, turned, scaled, moved and shaken."""
-    rng = np.random.default_rng()
+    rng = fresh_rng()
     layout = np.array([[-1, -1], [1, -1], [0, 0], [-0.8, 1], [0.8, 1]]) * rng.uniform(0.03, 0.2) * min(width, height)
     angle = rng.uniform(-np.pi, np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

@@ -40,15 +40,18 @@ def assert_all_passed(outcome: Outcome) -> None:
 
 @needs_linux
 @needs_compiler
-def test_cuda_tests_pass_below_the_stand_in(cuda_double_library: Path, tmp_path: Path) -> None:
-    assert_all_passed(run_on_the_double([TESTS / name for name in FILES], cuda_double_library, tmp_path))
+@pytest.mark.parametrize("name", FILES)
+def test_cuda_tests_pass_below_the_stand_in(cuda_double_library: Path, tmp_path: Path, name: str) -> None:
+    assert_all_passed(run_on_the_double([TESTS / name], cuda_double_library, tmp_path))
 
 
 @needs_linux
 @needs_compiler
-def test_tensorrt_tests_pass_below_the_stand_in(cuda_double_library: Path, nano_plans: Path, tmp_path: Path) -> None:
-    files = [TESTS / name for name in FILES_WITH_PLANS]
-    assert_all_passed(run_on_the_double(files, cuda_double_library, tmp_path, nano_plans))
+@pytest.mark.parametrize("name", FILES_WITH_PLANS)
+def test_tensorrt_tests_pass_below_the_stand_in(
+    cuda_double_library: Path, nano_plans: Path, tmp_path: Path, name: str
+) -> None:
+    assert_all_passed(run_on_the_double([TESTS / name], cuda_double_library, tmp_path, nano_plans))
 
 
 @needs_linux

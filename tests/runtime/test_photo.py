@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from instantrt.conditioning import photo as photo_module
 from instantrt.conditioning.photo import LONGEST_SIDE_PX, decode_photo
 from instantrt.errors import PhotoError
+from randomness import fresh_rng
 
 
 def _picture(width: int = 80, height: int = 60) -> np.ndarray:
@@ -82,7 +83,7 @@ def test_16_bit_greyscale_keeps_the_high_bits(kind):
 
 
 def test_16_bit_rgb_png_keeps_the_high_bits():
-    values = np.random.default_rng().integers(0, 65536, (40, 50, 3), np.uint16)
+    values = fresh_rng().integers(0, 65536, (40, 50, 3), np.uint16)
     np.testing.assert_array_equal(decode_photo(_png_16_bit_rgb(values)), values >> 8)
 
 
@@ -153,7 +154,7 @@ def test_large_photos_are_shrunk(width, height):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_truncated(kind):
-    noise = np.random.default_rng().integers(0, 256, (200, 200, 3), np.uint8)
+    noise = fresh_rng().integers(0, 256, (200, 200, 3), np.uint8)
     data = _encoded(Image.fromarray(noise), kind)
     with pytest.raises(PhotoError, match=r"damaged|not an image"):
         decode_photo(data[: len(data) // 2])

@@ -12,6 +12,7 @@ from instantrt.errors import CancelledError
 from instantrt.stages import StageClock
 
 
+@pytest.mark.serial
 def test_stages_are_timed_in_order_and_repeated_ones_added_up() -> None:
     clock = StageClock(HostDevice())
     for name, seconds in (("a", 0.01), ("b", 0.0), ("a", 0.02)):

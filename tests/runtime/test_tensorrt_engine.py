@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from randomness import fresh_rng
+
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
 from instantrt.bundle import Bundle, FileRecord
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.gpu
 
-RNG = np.random.default_rng()
 TARGET = "tensorrt-rtx"
 SMALL = "image_projection"  # a network that loads quickly
 
@@ -199,7 +200,7 @@ def test_shapes_and_addresses_are_handed_over_once(
     for name in ("set_input_shape", "set_tensor_address", "set_device_memory"):
         monkeypatch.setattr(context, name, counting(getattr(context, name), calls))
     network = Network(target, target._bundle.contracts[SMALL], "fp32")
-    inputs = {"embedding": RNG.standard_normal((1, 128)).astype(np.float32)}
+    inputs = {"embedding": fresh_rng().standard_normal((1, 128)).astype(np.float32)}
     first = network(inputs)["tokens"]
     assert sorted(calls) == ["set_device_memory", "set_input_shape", *["set_tensor_address"] * 2]
     np.testing.assert_array_equal(network(inputs)["tokens"], first)

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from randomness import fresh_rng
+
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
 from instantrt import CancelledError, GenerateRequest, InstantID
@@ -50,7 +52,7 @@ ALLOWED_IN_LOOP = {"cuGraphLaunch", "cuEventRecord", "cuEventQuery", "cuCtxSetCu
 @pytest.fixture
 def request_of(astronaut: npt.NDArray[np.uint8]) -> Any:
     def make(**fields: Any) -> GenerateRequest:
-        seed = int(np.random.default_rng().integers(10**15))
+        seed = int(fresh_rng().integers(10**15))
         defaults = {"face": astronaut, "prompt": "portrait photo of a person", "width": 64, "height": 64, "steps": 4}
         return GenerateRequest(**{**defaults, "seed": seed, **fields})
 
