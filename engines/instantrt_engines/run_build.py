@@ -11,8 +11,8 @@ from rich.table import Table
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
 from instantrt.errors import RequestError
+from instantrt_engines.arguments import BuildCommandOptions
 from instantrt_engines.build import BuildRequest, BuildResult, build_plans
-from instantrt_engines.commands import BuildCommandOptions
 from instantrt_engines.options import BuildOptions
 from instantrt_engines.profiles import ShapeOptions
 from instantrt_engines.tables import megabytes, wide_console

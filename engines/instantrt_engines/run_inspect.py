@@ -10,7 +10,7 @@ from rich.table import Table
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, print_json
 from instantrt.plan import describe_profile
-from instantrt_engines.commands import InspectOptions
+from instantrt_engines.arguments import InspectOptions
 from instantrt_engines.inspect import BundleReport, Sizes, inspect_bundle, report_json
 from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory
 from instantrt_engines.tables import megabytes, wide_console

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
+from instantrt_export.arguments import ExportOptions
 from instantrt_export.bundle import picture_sizes, write_bundle
 from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.command import ExportOptions
 from instantrt_export.export import ExportedNetwork
 
 

@@ -15,7 +15,7 @@ from instantrt.conditioning.photo import decode_photo
 from instantrt.errors import InstantRTError, RequestError
 from instantrt_bench.cases.cases import Settings, cases_of
 from instantrt_bench.cases.manifest import Manifest, ManifestError, default_manifest, read_manifest
-from instantrt_bench.fidelity.command import DEFAULT_SAMPLERS
+from instantrt_bench.fidelity.arguments import DEFAULT_SAMPLERS
 
 PHOTO = {"id": "me", "photo": "me.png", "licence": "own photo"}
 PROMPT = {"id": "noir", "prompt": "film noir portrait"}

@@ -15,6 +15,7 @@ from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
 from instantrt.engine import Target, TargetOptions
 from instantrt.targets import open_target
 from instantrt_bench.cases.loading import Loaded, load_cases, pipelines
+from instantrt_bench.fidelity.arguments import FidelityOptions
 from instantrt_bench.fidelity.cases import (
     LIMITS,
     Limits,
@@ -26,7 +27,6 @@ from instantrt_bench.fidelity.cases import (
     summarise_fidelity,
     with_limits,
 )
-from instantrt_bench.fidelity.command import FidelityOptions
 from instantrt_bench.fidelity.lpips_distance import find_lpips
 from instantrt_bench.fidelity.networks import network_errors
 from instantrt_bench.results.attempts import attempt

@@ -10,7 +10,7 @@ from pathlib import Path
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
 from instantrt_bench.cases.cases import Case
 from instantrt_bench.cases.loading import Loaded, load_cases, pipelines
-from instantrt_bench.identity.command import IdentityOptions
+from instantrt_bench.identity.arguments import IdentityOptions
 from instantrt_bench.identity.face_conditions import CheckpointEncoder
 from instantrt_bench.identity.judges.judge import Judge, encoder_judge, faceres_judge, insightface_judges
 from instantrt_bench.identity.pairs import IdentityBench, IdentityLimits, summarise_identity

@@ -11,7 +11,7 @@ from typing import Any
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
 from instantrt.errors import PhotoError, RequestError
-from instantrt_bench.latency.command import LatencyOptions
+from instantrt_bench.latency.arguments import LatencyOptions
 from instantrt_bench.latency.gpu import GpuMonitor
 from instantrt_bench.latency.measure import Fleet, Rules, measure
 from instantrt_bench.latency.roofline import Peak, gpu_peak, measured_cpu_peak, stage_costs

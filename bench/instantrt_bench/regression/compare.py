@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from instantrt_bench.latency.summary import BUSY_CPU
-from instantrt_bench.regression.commands import CompareOptions
+from instantrt_bench.regression.arguments import CompareOptions
 from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
 from instantrt_bench.results.statistics import Interval, session_ratio, summarise
 

@@ -27,7 +27,7 @@ from instantrt_bench.latency.measure import Fleet, Rules, measure
 from instantrt_bench.latency.scenario import Requests, load_scenarios
 from instantrt_bench.latency.summary import BUSY_CPU, scenario_result
 from instantrt_bench.latency.systems import Opener, SystemSpec, open_system
-from instantrt_bench.regression.commands import GateOptions
+from instantrt_bench.regression.arguments import GateOptions
 from instantrt_bench.regression.compare import CPU_TIME, LATENCY, Rule, sessions_of
 from instantrt_bench.results.files import RUNTIME_ONNXRUNTIME, ResultFile, read_results
 from instantrt_bench.results.statistics import session_ratio

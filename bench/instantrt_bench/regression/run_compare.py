@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from instantrt.cli.command import ExitStatus, print_json
 from instantrt.errors import RequestError
-from instantrt_bench.regression.commands import CompareOptions
+from instantrt_bench.regression.arguments import CompareOptions
 from instantrt_bench.regression.compare import Change, Comparison, Rule, compare_results
 from instantrt_bench.results.files import ResultError
 from instantrt_bench.results.micro import read_any_results

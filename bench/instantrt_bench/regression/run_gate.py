@@ -14,7 +14,7 @@ from pathlib import Path
 
 from instantrt.cli.command import ExitStatus, ProgressDisplay
 from instantrt.errors import RequestError
-from instantrt_bench.regression.commands import CompareOptions, GateOptions
+from instantrt_bench.regression.arguments import CompareOptions, GateOptions
 from instantrt_bench.regression.run_compare import run_compare
 from instantrt_bench.results.files import ResultError
 from instantrt_bench.results.machine import system_threads

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from instantrt.cli.command import ExitStatus, print_json
-from instantrt_bench.regression.commands import HistoryOptions
+from instantrt_bench.regression.arguments import HistoryOptions
 from instantrt_bench.regression.history import SHA_DIGITS, keep, read_history, trend
 from instantrt_bench.results.micro import read_any_results
 from instantrt_bench.results.tables import aligned

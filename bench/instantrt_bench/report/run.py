@@ -7,7 +7,7 @@ import sys
 from instantrt.atomic import replace_text
 from instantrt.cli.command import ExitStatus
 from instantrt_bench.regression.history import read_history
-from instantrt_bench.report.command import ReportOptions
+from instantrt_bench.report.arguments import ReportOptions
 from instantrt_bench.report.page import Source, page
 from instantrt_bench.results.micro import read_any_results
 

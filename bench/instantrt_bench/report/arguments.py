@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instantrt.cli.arguments import parse_positive
-from instantrt.cli.bundles import user_cache
-from instantrt.cli.command import Command, ExitStatus
 from instantrt.cli.outputs import check_files
-from instantrt.errors import OutputError, RequestError
+from instantrt.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -48,22 +44,3 @@ def check(options: ReportOptions) -> None:
     if not options.results and options.history is None:
         raise RequestError("a report needs results", found="no file", hint="name result files, or --history FOLDER")
     check_files([options.out], options.results)
-
-
-def _load() -> Callable[[ReportOptions], ExitStatus]:
-    with suppress(OutputError):  # without a home, matplotlib keeps its list of fonts in a temporary folder
-        os.environ.setdefault("MPLCONFIGDIR", str(user_cache() / "matplotlib"))
-    from instantrt_bench.report.run import run_report
-
-    return run_report
-
-
-COMMAND = Command(
-    "report",
-    "one self-contained HTML page from result files",
-    ReportOptions,
-    add_arguments,
-    _load,
-    lambda _: "bench",
-    check,
-)

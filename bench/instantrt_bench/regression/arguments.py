@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 
 from instantrt.cli.arguments import add_json_argument, parse_positive
-from instantrt.cli.command import Command, ExitStatus
 from instantrt.cli.outputs import check_folder
 from instantrt.errors import BundleError, RequestError
 
@@ -47,22 +46,6 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="show the figures of files that are not comparable, without any verdict",
     )
     add_json_argument(parser)
-
-
-def _load_compare() -> Callable[[CompareOptions], ExitStatus]:
-    from instantrt_bench.regression.run_compare import run_compare
-
-    return run_compare
-
-
-COMPARE = Command(
-    "compare",
-    "hold two result files of one benchmark against each other; exit status 3 on a regression",
-    CompareOptions,
-    add_compare_arguments,
-    _load_compare,
-    lambda _: "bench",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,23 +103,6 @@ def check_gate(options: GateOptions) -> None:
             )
 
 
-def _load_gate() -> Callable[[GateOptions], ExitStatus]:
-    from instantrt_bench.regression.run_gate import run_gate
-
-    return run_gate
-
-
-GATE = Command(
-    "gate",
-    "measure two installations in alternating sessions and compare them; exit status 3 on a regression",
-    GateOptions,
-    add_gate_arguments,
-    _load_gate,
-    lambda _: "bench",
-    check_gate,
-)
-
-
 @dataclass(frozen=True)
 class HistoryOptions:
     """Options of `instantrt bench history`."""
@@ -159,20 +125,3 @@ def check_history(options: HistoryOptions) -> None:
     """Raise :class:`OutputError` if files are to be added and the folder cannot be written."""
     if options.add:
         check_folder(options.folder)
-
-
-def _load_history() -> Callable[[HistoryOptions], ExitStatus]:
-    from instantrt_bench.regression.run_history import run_history
-
-    return run_history
-
-
-HISTORY = Command(
-    "history",
-    "keep result files in a folder, and show how figures moved from commit to commit",
-    HistoryOptions,
-    add_history_arguments,
-    _load_history,
-    lambda _: "bench",
-    check_history,
-)

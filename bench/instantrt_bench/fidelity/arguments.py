@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instantrt.cli.arguments import parse_positive, parse_seed
-from instantrt.cli.command import Command, ExitStatus
 from instantrt.request import SAMPLER_NAMES
-from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments, check_case_options
+from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments
 
 DEFAULT_SAMPLERS = ("euler", "heun", "dpmpp_2m_sde_karras", "lcm")  # one of each kind: plain, two calls, history, noise
 
@@ -45,20 +44,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-latents-error", type=float, metavar="X", help="relative, at any step")
     limits.add_argument("--min-psnr", type=float, metavar="DB", help="of any picture")
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
-
-
-def _load() -> Callable[[FidelityOptions], ExitStatus]:
-    from instantrt_bench.fidelity.run import run_fidelity
-
-    return run_fidelity
-
-
-COMMAND = Command(
-    "fidelity",
-    "how far the runtime's networks, latents and pictures are from the reference's; exit status 3 if too far",
-    FidelityOptions,
-    add_arguments,
-    _load,
-    lambda _: "bench",
-    check_case_options,
-)

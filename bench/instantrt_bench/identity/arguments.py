@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instantrt.cli.arguments import parse_seed
-from instantrt.cli.command import Command, ExitStatus
 from instantrt.request import SAMPLER_NAMES, GenerateRequest
-from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments, check_case_options
+from instantrt_bench.cases.arguments import CaseOptions, add_case_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +53,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--require-verdict", action="store_true", help="exit status 3 also if no picture shows a face to judge"
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
-
-
-def _load() -> Callable[[IdentityOptions], ExitStatus]:
-    from instantrt_bench.identity.run import run_identity
-
-    return run_identity
-
-
-COMMAND = Command(
-    "identity",
-    "whether generated faces resemble the photo as much as the reference's do; exit status 3 if not",
-    IdentityOptions,
-    add_arguments,
-    _load,
-    lambda _: "bench",
-    check_case_options,
-)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instantrt.cli.arguments import add_json_argument, parse_positive
-from instantrt.cli.command import Command, ExitStatus
 from instantrt.cli.outputs import check_files, check_folder
 
 SYSTEMS = (
@@ -104,20 +103,3 @@ def check(options: LatencyOptions) -> None:
         check_folder(options.history)
     if options.photo is not None:
         decode_photo(options.photo)
-
-
-def _load() -> Callable[[LatencyOptions], ExitStatus]:
-    from instantrt_bench.latency.run import run_latency
-
-    return run_latency
-
-
-COMMAND = Command(
-    "latency",
-    "time requests end to end, the runtime's and the reference's runs alternating",
-    LatencyOptions,
-    add_arguments,
-    _load,
-    lambda _: "bench",
-    check,
-)
