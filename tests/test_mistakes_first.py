@@ -1,4 +1,4 @@
-"""What can be checked cheaply is checked before anything slow, in every command, before its work is loaded."""
+"""What can be checked cheaply is checked before anything slow, in every command, before what does it is loaded."""
 
 from __future__ import annotations
 

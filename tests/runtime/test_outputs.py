@@ -26,6 +26,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a name too long": (lambda folder: folder / ("x" * 300), "File name too long"),
     "a folder with a name too long": (lambda folder: folder / ("x" * 300) / "below", "File name too long"),
     "a character that no name may have": (lambda folder: folder / "a\0b", "Invalid argument"),
+    "half a character": (lambda folder: folder / "a\ud800", "'\\ud800', which no name can hold here"),
 }
 
 

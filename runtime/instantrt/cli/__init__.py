@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from typing import Any
 
-from instantrt.cli.command import Command, CommandGroup, run_to_status
+from instantrt.cli.command import Command, CommandGroup, escape_unprintable, run_to_status
 
 ENTRY_POINTS = "instantrt.commands"
 ORDER = ("export", "build", "inspect", "generate", "bench", "doctor")  # in the help; others follow by name
@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and give its exit status; a user's mistake is one message on stderr."""
+    escape_unprintable()  # for usage errors as well, which repeat what was typed
     arguments = build_parser().parse_args(argv)
     command: Command[Any] = arguments.selected
     return run_to_status(arguments.prog, lambda: command.execute(command.parsed(arguments)))

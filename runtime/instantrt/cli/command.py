@@ -107,7 +107,7 @@ def run_to_status(program: str, run: Callable[[], int]) -> int:
         program: named in the messages.
         run: does the work and gives an :class:`ExitStatus`.
     """
-    _escape_what_cannot_be_printed()
+    escape_unprintable()
     try:
         status = run()
     except BrokenPipeError:
@@ -123,7 +123,7 @@ def run_to_status(program: str, run: Callable[[], int]) -> int:
     return ExitStatus.USER_ERROR if _reader_is_gone() else status
 
 
-def _escape_what_cannot_be_printed() -> None:
+def escape_unprintable() -> None:
     """Names of files may hold any bytes, and a terminal may have few characters; neither ends a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

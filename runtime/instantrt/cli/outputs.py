@@ -21,6 +21,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         OutputError: a file, a path below a file, a name too long, no permission, a read-only or full file system.
     """
+    _check_name(folder)
     try:
         check_output(folder / "".join(PARTIAL))
     except OutputError as error:
@@ -39,6 +40,7 @@ def check_files(files: Iterable[Path], inputs: Iterable[str | Path | None] = ())
     """
     taken = {os.path.realpath(path): "which the command reads" for path in inputs if path is not None}
     for file in files:
+        _check_name(file)
         check_output(file)
         place = os.path.realpath(file)
         if place in taken and not _is_device(file):
@@ -63,6 +65,14 @@ def save_picture(image: Image, path: Path, **options: int) -> None:
     encoded = BytesIO()
     image.save(encoded, format=registered_extensions()[path.suffix.lower()], **options)
     replace_file(path, lambda file: file.write(encoded.getbuffer()))
+
+
+def _check_name(path: Path) -> None:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        found = f"{error.object[error.start]!r}, which no name can hold here"
+        raise OutputError(f"{str(path)!r} cannot be written", found=found, hint="use another name") from error
 
 
 def _is_device(path: Path) -> bool:
