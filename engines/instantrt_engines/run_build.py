@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.table import Table
 
+from instantrt.atomic import output_errors
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
-from instantrt.errors import RequestError
 from instantrt_engines.arguments import BuildCommandOptions
 from instantrt_engines.build import BuildRequest, BuildResult, build_plans
 from instantrt_engines.options import BuildOptions
@@ -65,15 +65,9 @@ def _log_file(path: Path | None) -> Any:
     """An open file for TensorRT's log, or nothing."""
     if path is None:
         return nullcontext()
-    try:
-        file: TextIO = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise RequestError(
-            f"the log cannot be written to {path}",
-            found=error.strerror,
-            hint="name a file in a folder that exists and may be written to",
-        ) from error
-    return file
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
 
 
 def _record(result: BuildResult) -> dict[str, Any]:

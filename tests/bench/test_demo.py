@@ -37,6 +37,6 @@ def test_demo_writes_the_picture_and_the_numbers(
 def test_a_mistake_is_one_message_and_not_a_traceback(
     nano_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert demo.main([str(tmp_path), str(nano_checkpoint), "--out", str(tmp_path / "out")]) == 2
+    assert demo.main([str(tmp_path), str(nano_checkpoint), "--out", str(tmp_path / "out")]) == 1
     assert "not a bundle" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from instantrt import Bundle
+from instantrt import Bundle, OutputError
 from instantrt_bench.results import files as module
 from instantrt_bench.results.files import (
     ResultError,
@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_the_older_file(results: ResultFile, tmp_path: Pat
         replace(results, summary={"ratio": float("nan")}).write(path)
     assert read_results(path) == results
     (tmp_path / "file").write_text("")
-    with pytest.raises(ResultError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         results.write(tmp_path / "file" / "results.json")
 
 

@@ -309,7 +309,7 @@ def test_the_table_says_what_was_built_and_nothing_else_in_a_pipe(bundle: Path, 
         (["--optimization-level", "7"], "from 0 to 5"),
         (["--aux-streams", "-1"], "0 or more"),
         (["--slots", "4:1:1"], "MIN <= OPT <= MAX"),
-        (["--log", "/nowhere/at/all"], "the log cannot be written"),
+        (["--log", "/proc/nowhere/log"], "/proc/nowhere/log cannot be written"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_message(bundle: Path, arguments, message, capsys) -> None:

@@ -181,5 +181,5 @@ def test_command_line_writes_the_checkpoint_and_reports_mistakes(tmp_path, monke
     monkeypatch.setattr(sys, "argv", ["nano", str(tmp_path / "made")])
     assert command.main() == 0
     assert capsys.readouterr().out == f"{tmp_path / 'made'}\n"
-    assert command.main() == 2
+    assert command.main() == 1
     assert "in use" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_image_projection_in_fp16(fp16: Exported, checkpoint: Checkpoint, module
 
 def check_vae_decoder(net: Exported, vae: torch.nn.Module, sizes: dict[str, int], rng: np.random.Generator) -> None:
     latents = normal(rng, (sizes["B"], 4, sizes["H"] // 8, sizes["W"] // 8), np.float32)
-    (pictures,) = net("vae_decoder", latents=latents)
+    pictures, magnitude = net("vae_decoder", latents=latents)
     decoded = vae.decode(torch.from_numpy(latents) / vae.config.scaling_factor).sample
     pixels = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255
     assert pictures.dtype == np.uint8
@@ -193,6 +193,16 @@ def check_vae_decoder(net: Exported, vae: torch.nn.Module, sizes: dict[str, int]
     # Half a grey level is the rounding; beyond it lies what the precision changes.
     assert difference.max() <= 0.5 + 255 * net.limit
     assert np.mean(difference > 0.5 + 1e-3) <= (0.1 if net.dtype == np.float16 else 1e-4)
+    np.testing.assert_allclose(magnitude, decoded.abs().mean((1, 2, 3)).numpy(), rtol=net.limit)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_magnitude_of_a_picture_is_finite_only_if_all_of_it_is(fp32: Exported, rng, value: float) -> None:
+    latents = normal(rng, (2, 4, STATIC["H"] // 8, STATIC["W"] // 8), np.float32)
+    latents[1, 2, 3, 1] = value
+    pictures, magnitude = fp32("vae_decoder", latents=latents)
+    assert pictures.dtype == np.uint8
+    assert list(np.isfinite(magnitude)) == [True, False]
 
 
 def test_vae_decoder_in_fp32(fp32: Exported, modules, rng, symbolic: dict[str, int]) -> None:
@@ -211,7 +221,7 @@ def test_vae_latents_with_mean_and_deviation(checkpoint: Checkpoint) -> None:
     by_channel = [torch.tensor(values).view(1, 4, 1, 1) for values in (mean, deviation)]
     decoded = vae.decode(latents * by_channel[1] / vae.config.scaling_factor + by_channel[0]).sample
     expected = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255
-    assert (VAEDecoderNetwork(vae)(latents) - expected).abs().max() <= 0.5 + 1e-3
+    assert (VAEDecoderNetwork(vae)(latents)[0] - expected).abs().max() <= 0.5 + 1e-3
 
 
 # --- once per request for the loop
