@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> tuple[Demo, str]:
 def _head_photo() -> bytes:
     """The demo's portrait cut to head and shoulders, so that the face is not tiny in a small picture: a PNG file."""
     file = BytesIO()
-    Image.fromarray(decode_photo(portrait_jpeg())).crop(HEAD).save(file, format="PNG")
+    Image.fromarray(decode_photo(portrait_jpeg()).pixels).crop(HEAD).save(file, format="PNG")
     return file.getvalue()
 
 
@@ -121,7 +121,7 @@ def _sheet(demo: Demo, note: str) -> Image.Image:
     ours, theirs = demo.runtime.pixels[0], demo.reference.pixels[0]
     largest = int(np.abs(ours.astype(int) - theirs.astype(int)).max())
     tiles = [
-        Tile("photo", decode_photo(request.face), "NASA, public domain"),
+        Tile("photo", decode_photo(request.face).pixels, "NASA, public domain"),
         Tile("keypoints", demo.prepared.identity.control_image, "what places the face"),
         Tile("runtime", ours, f"ONNX Runtime, {demo.latency_ms(RUNTIME_ONNXRUNTIME):.0f} ms"),
         Tile("reference", theirs, f"diffusers, {demo.latency_ms(REFERENCE_EAGER):.0f} ms"),

@@ -141,7 +141,7 @@ def portraits(nano_bundle: Path) -> dict[str, Picture]:
     manifest, framed = default_manifest(), {}
     with InstantID.load(nano_bundle, threads=1) as runtime:
         for entry in manifest.photos:
-            photo = decode_photo(manifest.file(entry.photo))
+            photo = decode_photo(manifest.file(entry.photo)).pixels
             box = runtime.faces.find(photo, "photo").face.box
             framed[entry.id] = frame_photo(photo.shape[1], photo.shape[0], box, 128, 128).apply(photo, 128, 128)
     return framed

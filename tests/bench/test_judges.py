@@ -47,7 +47,7 @@ def runtime(nano_bundle: Path) -> Iterator[InstantID]:
 @pytest.fixture(scope="module")
 def portraits() -> dict[str, Picture]:
     manifest = default_manifest()
-    return {photo.id: decode_photo(manifest.file(photo.photo)) for photo in manifest.photos}
+    return {photo.id: decode_photo(manifest.file(photo.photo)).pixels for photo in manifest.photos}
 
 
 def alterations() -> dict[str, Callable[[Picture], Picture]]:

@@ -39,7 +39,7 @@ def test_the_default_manifest_names_two_public_domain_portraits() -> None:
     assert len(manifest.photos) == len(manifest.prompts) == 2
     assert all(photo.licence.startswith("public domain") and photo.source for photo in manifest.photos)
     for photo in manifest.photos:
-        assert min(decode_photo(manifest.file(photo.photo)).shape[:2]) >= 512
+        assert min(decode_photo(manifest.file(photo.photo)).pixels.shape[:2]) >= 512
     facts = manifest.facts()["photos"]
     assert len({fact["sha256"] for fact in facts.values()}) == 2
 

@@ -20,6 +20,6 @@ def test_everybody_is_there_in_every_pose_with_a_licence(tmp_path: Path, capsys:
     assert {"astronaut", "hopper"} < people
     for photo in manifest.photos:
         assert "NASA" in photo.licence or "Navy" in photo.licence
-        assert decode_photo(manifest.file(photo.photo)).shape == (576, 576, 3)
-        assert decode_photo(manifest.file(photo.pose)).ndim == 3
+        assert decode_photo(manifest.file(photo.photo)).pixels.shape == (576, 576, 3)
+        assert decode_photo(manifest.file(photo.pose)).pixels.ndim == 3
     assert [prompt.id for prompt in manifest.prompts] == ["photo", "noir"]

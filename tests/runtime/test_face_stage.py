@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import skimage.data
 import skimage.transform
@@ -19,37 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from doubles.nano_faces import Dims, nano_face_stage, session
 from instantrt.conditioning.alignment import TEMPLATES, aligned_crop, similarity
 from instantrt.conditioning.detectors import DETECTORS, overlap, suppress
 from instantrt.conditioning.face import Face, FaceStage
 from instantrt.conditioning.photo import decode_photo
 from instantrt.conditioning.views import Window, letterbox, view_of
 from instantrt.errors import NoFaceError
-from instantrt_export.faces.graphs import detector_graph, encoder_graph, find_face_models
+from instantrt_export.faces.graphs import detector_graph, encoder_graph
 from randomness import fresh_rng
-
-Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 # What insightface and scikit-image say about their own calls into other packages is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-
-@dataclass(frozen=True)
-class Dims:
-    """The part of ModelDims that the face stage reads."""
-
-    detector: str
-    detector_px: int
-    encoder: str
-    face_px: int
-
-
-def _session(model: onnx.ModelProto) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda feed: dict(zip(names, session.run(names, dict(feed)), strict=True))
 
 
 def _package_file(package: str, path: str) -> Path:
@@ -125,7 +103,7 @@ def test_scrfd_finds_what_insightface_finds(scrfd_path, shape):
     theirs.prepare(-1, input_size=(640, 640))
     photo = cv2.resize(fresh_rng().integers(0, 256, (40, 40, 3), np.uint8), shape[::-1])
     boxes, keypoints = theirs.detect(photo[..., ::-1])
-    ours = DETECTORS["scrfd"].detect(_session(detector_graph(scrfd_path, "scrfd", 640)), photo, 640)
+    ours = DETECTORS["scrfd"].detect(session(detector_graph(scrfd_path, "scrfd", 640)), photo, 640)
     assert len(boxes) > 5
     np.testing.assert_allclose(ours.boxes, boxes[:, :4], atol=2e-3)
     np.testing.assert_allclose(ours.scores, boxes[:, 4], atol=1e-5)
@@ -134,7 +112,7 @@ def test_scrfd_finds_what_insightface_finds(scrfd_path, shape):
 
 def test_non_maximum_suppression_of_scrfd_drops_boxes(scrfd_path):
     """The comparison above means something: the random network's boxes do overlap."""
-    run = _session(detector_graph(scrfd_path, "scrfd", 640))
+    run = session(detector_graph(scrfd_path, "scrfd", 640))
     photo = cv2.resize(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8), (640, 640))
     scrfd = DETECTORS["scrfd"]
     above = sum((head[:, 0] >= 0.5).sum() for name, head in run({"image": photo[None]}).items() if "scores" in name)
@@ -148,7 +126,7 @@ def test_arcface_embeds_as_insightface_does(arcface_path):
 
     theirs = ArcFaceONNX(str(arcface_path))
     stage = FaceStage(
-        Dims("scrfd", 640, "arcface", 112), _no_face, _session(encoder_graph(arcface_path, "arcface", 112, 512))
+        Dims("scrfd", 640, "arcface", 112), _no_face, session(encoder_graph(arcface_path, "arcface", 112, 512))
     )
     photo = skimage.data.astronaut()
     rng = fresh_rng()
@@ -182,20 +160,15 @@ def test_similarity_is_umeyamas(source, target):
 
 @pytest.fixture(scope="module")
 def stage() -> FaceStage:
-    models = find_face_models(_package_file("instantrt_export", "nano/checkpoint/faces"))
-    return FaceStage(
-        Dims(models.detector_kind, models.detector_px, models.encoder_kind, models.face_px),
-        _session(detector_graph(models.detector, models.detector_kind, models.detector_px)),
-        _session(encoder_graph(models.encoder, models.encoder_kind, models.face_px, models.embedding_width)),
-    )
+    return nano_face_stage()
 
 
 def _astronaut() -> np.ndarray:
-    return decode_photo(skimage.data.astronaut())
+    return decode_photo(skimage.data.astronaut()).pixels
 
 
 def _hopper() -> np.ndarray:
-    return decode_photo(_package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"))
+    return decode_photo(_package_file("matplotlib", "mpl-data/sample_data/grace_hopper.jpg")).pixels
 
 
 PORTRAITS = {"astronaut": _astronaut, "hopper": _hopper}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from doubles.photos import encoded
 from instantrt import BundleError, CancelledError, GenerateRequest, InstantID, NoFaceError, RequestError
 from instantrt.cli import main
 from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
@@ -78,6 +79,17 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_lost_wor
     np.testing.assert_array_equal(result.pixels, pipeline.run(replace(request_4, prompt=kept)).pixels)
 
 
+def test_a_photo_without_its_last_bytes_is_used_and_reported(pipeline: InstantID, request_4: GenerateRequest) -> None:
+    file = encoded(np.asarray(request_4.face), "JPEG", quality=95)
+    whole = pipeline.run(replace(request_4, face=file))
+    assert whole.warnings == ()
+    result = pipeline.run(replace(request_4, face=file[: int(0.99 * len(file))], pose=file[:-9]))
+    assert len(result.warnings) == 2
+    for role, warning in zip(("face", "pose"), result.warnings, strict=True):
+        assert warning.startswith(f"{role} photo: the file lacks its last bytes")
+    assert np.abs(result.latents - whole.latents).max() < 0.1
+
+
 def test_several_faces_are_reported_and_the_largest_is_used(pipeline: InstantID, request_4: GenerateRequest) -> None:
     photo = np.asarray(request_4.face)
     small = np.asarray(Image.fromarray(photo[:320, 60:380]).resize((240, 240)))
@@ -85,7 +97,8 @@ def test_several_faces_are_reported_and_the_largest_is_used(pipeline: InstantID,
     both[:, :512] = photo
     both[136:376, 600:840] = small
     prepared = pipeline.prepare(replace(request_4, face=both))
-    assert prepared.identity.warnings == ("2 faces in the face photo, the largest is used",)
+    (warning,) = prepared.identity.warnings
+    assert warning.startswith("2 faces in the face photo, as a rule the largest is used: crop the photo if")
     alone = pipeline.prepare(request_4).identity.embedding
     assert np.linalg.norm(prepared.identity.embedding - alone) < 0.2
 

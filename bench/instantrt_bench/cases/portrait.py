@@ -23,7 +23,7 @@ def portrait_jpeg(variant: int = 0, photo: bytes | None = None) -> bytes:
     """
     if not 0 <= variant <= MAX_VARIANT:
         raise ValueError(f"variants go from 0 to {MAX_VARIANT}, not {variant}")
-    pixels: npt.NDArray[np.uint8] = astronaut() if photo is None else decode_photo(photo)
+    pixels: npt.NDArray[np.uint8] = astronaut() if photo is None else decode_photo(photo).pixels
     if variant:
         pixels = pixels.copy()
         pixels[:MARK_PX, :MARK_PX] = variant % 256

@@ -114,7 +114,7 @@ class IdentityBench:
 
     def _subject(self, case: Case) -> _Subject:
         if case.photo.id not in self._people:
-            self._people[case.photo.id] = self._panel.photo(decode_photo(case.photo_file))
+            self._people[case.photo.id] = self._panel.photo(decode_photo(case.photo_file).pixels)
         return _Subject(self._people[case.photo.id], self._runtime.prepare(case.request).identity.keypoints)
 
     def _reference_picture(self, case: Case) -> Picture:
@@ -125,7 +125,7 @@ class IdentityBench:
 
     def _embedding(self, prepared: Prepared) -> Embedding:
         """The reference's embedding of the face photo: the same face, its own encoder."""
-        photo = decode_photo(prepared.request.face)
+        photo = decode_photo(prepared.request.face).pixels
         return self._encoder.embed(photo, self._runtime.faces.find(photo, "face photo").face)
 
 

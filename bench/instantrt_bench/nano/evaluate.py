@@ -75,7 +75,7 @@ class Evaluation:
             independent.name: (independent, lambda a, b: 1 - cosine(a, b)),
         }
         self._styles = styles
-        self._known = {name: self._embedded(decode_photo(face_photo(name))) for name in (*PEOPLE, UNSEEN)}
+        self._known = {name: self._embedded(decode_photo(face_photo(name)).pixels) for name in (*PEOPLE, UNSEEN)}
 
     def see(self, case: Asked) -> Seen:
         """Makes the picture of a case and looks at it."""

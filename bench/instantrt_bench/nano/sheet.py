@@ -43,7 +43,7 @@ def _of(seen: Sequence[Seen], person: str, style: str) -> list[Seen]:
 
 
 def _photo(person: str) -> Picture:
-    photo = Image.fromarray(decode_photo(face_photo(person)))
+    photo = Image.fromarray(decode_photo(face_photo(person)).pixels)
     side = photo.width * 2 // 3
     left, top = (photo.width - side) // 2, (photo.height - side) // 3
     return np.asarray(photo.crop((left, top, left + side, top + side)).resize((TILE_PX, TILE_PX), Image.Resampling.BOX))

@@ -39,7 +39,7 @@ class PictureFolder:
         """A small copy of a photo, once; gives its path relative to the result file."""
         path = self.folder / f"photo={photo_id}.jpg"
         if photo_id not in self._photos:
-            photo = Image.fromarray(decode_photo(source))
+            photo = Image.fromarray(decode_photo(source).pixels)
             photo.thumbnail((PHOTO_PX, PHOTO_PX))
             save_picture(photo, path, quality=92)
             self._photos.add(photo_id)

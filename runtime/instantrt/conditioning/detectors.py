@@ -20,6 +20,8 @@ Run = Callable[[Mapping[str, npt.NDArray[Any]]], Outputs]
 MIN_AGREEMENT = 0.3  # intersection over union of a face's box with that of the same face seen from near
 TINY68_MARGINS = (0.1, 0.5, 0.0)  # on each side, in longest sides of the photo
 TINY68_TILES = (0.5, 0.25)  # in longest sides of the photo; a face must be about a fifth of what is looked at
+TINY68_COVERED = 0.85  # of a face's box, when its neighbours are looked for: they may reach into it
+TINY68_BESIDE_MARGIN = 0.5  # on each side, in longest sides of what lies beside the face
 SCRFD_STRIDES = (8, 16, 32)
 SCRFD_ANCHORS = 2
 
@@ -70,6 +72,8 @@ class Detector:
         passes: the views of a photo, for an input of so many pixels; the next pass only if one finds nothing.
         decode: the network's outputs, in pixels of the view.
         zoom: each face found is looked at again in a square so many times as large as its box; 0 for never.
+        beside: a view of a photo in which the face with this box is covered, for a detector that sees one of two faces
+            that are close together; None for one that sees both.
     """
 
     threshold: float
@@ -77,6 +81,7 @@ class Detector:
     passes: Callable[[Photo, int], Iterator[list[View]]]
     decode: Callable[[Outputs, int], Candidates]
     zoom: float = 0
+    beside: Callable[[Photo, Floats, int], View] | None = None
 
     def detect(self, run: Run, photo: Photo, px: int) -> Candidates:
         """The faces in u8 RGB ``photo`` [H, W, 3], in photo pixels, best score first; possibly none.
@@ -94,6 +99,21 @@ class Detector:
             if len(candidates):
                 break
         return candidates
+
+    def neighbours(self, run: Run, photo: Photo, px: int, box: Floats) -> Candidates:
+        """The faces that :meth:`detect` did not see because of the one with ``box``; possibly none.
+
+        Args:
+            run: as for :meth:`detect`.
+            photo: u8 [H, W, 3].
+            px: side of the input.
+            box: f32 [4], of the only face that it saw, in photo pixels.
+        """
+        if self.beside is None:
+            return _NONE
+        seen = self._suppressed(self._look(run, self.beside(photo, box, px), px))
+        near = self._zoomed(run, photo, px, seen) if len(seen) else seen
+        return near.take(overlap(box, near.boxes) < MIN_AGREEMENT)
 
     def _look(self, run: Run, view: View, px: int) -> Candidates:
         candidates = self.decode(run({"image": view.pixels[None]}), px)
@@ -182,6 +202,28 @@ def _tiny68_passes(photo: Photo, px: int) -> Iterator[list[View]]:
         yield [view_of(photo, Window(x, y, side), px) for y in _tiles(height, side) for x in _tiles(width, side)]
 
 
+def _tiny68_beside(photo: Photo, box: Floats, px: int) -> View:
+    """The largest part of the photo above, below, left or right of the face, with the face covered."""
+    height, width = photo.shape[:2]
+    covered = _resized(box, TINY68_COVERED).clip(0, [width, height, width, height])
+    left, top, right, bottom = covered
+    parts = np.array([[0, 0, left, height], [right, 0, width, height], [0, 0, width, top], [0, bottom, width, height]])
+    part = parts[np.argmax((parts[:, 2:] - parts[:, :2]).prod(1))]
+    side = float((part[2:] - part[:2]).max()) * (1 + 2 * TINY68_BESIDE_MARGIN)
+    x, y = (part[:2] + part[2:]) / 2 - side / 2
+    view = view_of(photo, Window(float(x), float(y), side), px)
+    corners = covered.reshape(2, 2) * view.scale + view.offset
+    (x1, y1), (x2, y2) = corners.round().astype(int).clip(0, px)
+    view.pixels[y1:y2, x1:x2] = view.pixels.mean((0, 1))
+    return view
+
+
+def _resized(box: Floats, factor: float) -> Floats:
+    """``box`` with sides so many times as long, around the same middle."""
+    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * factor
+    return np.concatenate([middle - half, middle + half])
+
+
 def _tiles(length: int, side: float) -> list[float]:
     """Where tiles start that overlap by at least a third and cover ``length``; centred where one is enough."""
     count = ceil(max(0, length - side) / (side * 2 / 3)) + 1
@@ -195,5 +237,7 @@ def _tiny68_decode(outputs: Outputs, _px: int) -> Candidates:
 
 DETECTORS: Mapping[str, Detector] = {
     "scrfd": Detector(threshold=0.5, max_overlap=0.4, passes=_scrfd_passes, decode=_scrfd_decode),
-    "tiny68": Detector(threshold=0.4, max_overlap=0.4, passes=_tiny68_passes, decode=_tiny68_decode, zoom=1.6),
+    "tiny68": Detector(
+        threshold=0.4, max_overlap=0.4, passes=_tiny68_passes, decode=_tiny68_decode, zoom=1.6, beside=_tiny68_beside
+    ),
 }

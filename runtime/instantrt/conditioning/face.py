@@ -64,6 +64,8 @@ class FaceStage:
     def largest(self, photo: Photo, role: str) -> tuple[Face, int]:
         """The largest face of ``photo``, and how many there are.
 
+        A face that shows only when another one is covered is counted, and never the one that is given.
+
         Args:
             photo: u8 RGB [H, W, 3].
             role: what the user calls this photo, for the message: "face photo" or "pose photo".
@@ -78,7 +80,9 @@ class FaceStage:
                 found=f"{photo.shape[1]} x {photo.shape[0]} pixels without a face",
                 hint="use a photo in which the face is upright, in the open and at least a tenth as tall as the photo",
             )
-        return faces[0], len(faces)
+        if len(faces) > 1:
+            return faces[0], len(faces)
+        return faces[0], 1 + len(self._kind.neighbours(self._detector, photo, self._px, faces[0].box))
 
     def embed(self, photo: Photo, face: Face) -> npt.NDArray[np.float32]:
         """The embedding of one face of ``photo``, f32 [face_embedding_width], not normalised.

@@ -12,6 +12,7 @@ from instantrt.conditioning.face import Face
 from instantrt.conditioning.framing import frame_photo
 from instantrt.conditioning.keypoints import draw_keypoints
 from instantrt.conditioning.masks import region_mask
+from instantrt.conditioning.photo import DecodedPhoto
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Identity:
         control_image: u8 [H, W, 3], the keypoint picture.
         region: f32 [H, W], 1 inside the face box.
         keypoints: f32 [5, 2] in picture pixels.
-        warnings: what the caller should know, e.g. that several faces were found.
+        warnings: what the caller should know, e.g. that several faces were found, or that a photo lacks its end.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -35,8 +36,8 @@ class Identity:
 
 def identity_from_photos(
     faces: CachedFaceStage,
-    photo: npt.NDArray[np.uint8],
-    pose: npt.NDArray[np.uint8] | None,
+    photo: DecodedPhoto,
+    pose: DecodedPhoto | None,
     width: int,
     height: int,
 ) -> Identity:
@@ -45,12 +46,12 @@ def identity_from_photos(
     Raises:
         NoFaceError: no face in one of the photos.
     """
-    largest, embedding = faces.read(photo, "face photo")
-    warnings, placed_as = _several("face photo", largest.count), photo
+    largest, embedding = faces.read(photo.pixels, "face photo")
+    warnings, placed_as = _warnings("face photo", photo, largest.count), photo
     if pose is not None:
-        largest, placed_as = faces.find(pose, "pose photo"), pose
-        warnings += _several("pose photo", largest.count)
-    keypoints, box = _place(largest.face, placed_as, width, height)
+        largest, placed_as = faces.find(pose.pixels, "pose photo"), pose
+        warnings += _warnings("pose photo", pose, largest.count)
+    keypoints, box = _place(largest.face, placed_as.pixels, width, height)
     return Identity(
         embedding,
         draw_keypoints(keypoints, width, height),
@@ -67,5 +68,6 @@ def _place(
     return framing.points(face.keypoints), framing.box(face.box)
 
 
-def _several(role: str, count: int) -> tuple[str, ...]:
-    return (f"{count} faces in the {role}, the largest is used",) if count > 1 else ()
+def _warnings(role: str, photo: DecodedPhoto, faces: int) -> tuple[str, ...]:
+    several = f"{faces} faces in the {role}, as a rule the largest is used: crop the photo if another one is meant"
+    return (*(f"{role}: {warning}" for warning in photo.warnings), *([several] if faces > 1 else []))
