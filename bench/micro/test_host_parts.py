@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from doubles.small import DIMS
@@ -19,11 +20,13 @@ from instantrt.contracts import NetworkContract, network_contracts
 from instantrt.denoise import DenoiseLoop, LoopShape
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
+from instantrt.engine.onnxruntime import import_onnxruntime
+from instantrt.finite import all_finite
 from instantrt.noise import TorchGenerator
 from instantrt.samplers import SAMPLERS, SchedulerConfig, step_table
 from instantrt_nano.tokenizer import END, write_tokenizer
 
-SDXL_LATENTS = (1, 4, 128, 128)
+NANO_LATENTS, SDXL_LATENTS = (1, 4, 16, 16), (1, 4, 128, 128)
 LOOP_CALLS = 30
 
 
@@ -38,6 +41,28 @@ def test_noise(benchmark: BenchmarkFixture) -> None:
     """The initial noise of one 1024x1024 picture."""
     noise = benchmark(lambda: TorchGenerator(42).randn(SDXL_LATENTS))
     assert abs(float(noise.mean())) < 0.02
+
+
+@pytest.mark.parametrize("shape", [NANO_LATENTS, SDXL_LATENTS], ids=["nano", "sdxl"])
+def test_finite_latents(benchmark: BenchmarkFixture, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+    """The look at the final latents of one picture for what is no finite number."""
+    assert benchmark(all_finite, rng.standard_normal(shape, np.float32))
+
+
+@pytest.mark.parametrize("px", [128, 1024], ids=["nano", "sdxl"])
+def test_magnitude(benchmark: BenchmarkFixture, rng: np.random.Generator, px: int) -> None:
+    """What the decoder's output ``magnitude`` adds on one CPU thread, and one call of a session, about 4 us."""
+    nodes = [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("ReduceMean", ["a", "axes"], ["y"], keepdims=0)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    axes = [helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3])]
+    graph = helper.make_graph(nodes, "magnitude", ends[:1], ends[1:], axes)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (magnitude,) = benchmark(session.run, None, {"x": rng.standard_normal((1, 3, px, px), np.float32)})
+    assert 0.7 < magnitude[0] < 0.9
 
 
 def test_suppression(benchmark: BenchmarkFixture, rng: np.random.Generator) -> None:
@@ -95,6 +120,7 @@ class _IdleEngine:
 
 class _IdleTarget:
     name = "idle"
+    warnings = ()
 
     def __init__(self) -> None:
         self.device = HostDevice()
