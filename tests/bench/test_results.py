@@ -95,7 +95,7 @@ def test_a_new_file_says_where_it_comes_from(results: ResultFile) -> None:
     assert results.versions["numpy"]
     assert {"host", "cpu", "logical_cpus", "system", "python"} <= results.machine.keys()
     assert results.bundle == {}
-    assert "pytest" in results.command
+    assert results.command == command_line()
 
 
 def test_the_command_is_one_that_can_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
