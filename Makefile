@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
-JOBS ?= auto
 SECONDS ?= 600
 
 RUN = $(VENV)/bin/python
@@ -11,6 +10,7 @@ JUDGES = insightface dlib-bin face_recognition_models matplotlib
 TYPINGS = $(VENV)/typings/tensorrt/__init__.pyi
 CHECKPOINT = export/instantrt_nano/checkpoint
 BUNDLE = $(OUT)/nano/bundle
+PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # a process takes up to 2 GB of memory
 DRAWING = $(shell grep -rlE 'hypothesis|rng' tests --include='test_*.py')
 SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECKPOINT) -type f)
 
@@ -19,20 +19,22 @@ SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECK
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
 
-# Tests that measure time run after the others, with the machine to themselves.
+# Tests that measure time run after the others, with the machine to themselves, on the bundles that those exported.
 test: check
-	$(RUN) -m pytest -n $(JOBS) --dist worksteal -m "not slow and not serial"
-	$(RUN) -m pytest -m "serial and not slow"
+	rm -rf $(OUT)/test
+	$(RUN) -m pytest --shared $(OUT)/test $(PARALLEL) -m "not slow and not serial"
+	$(RUN) -m pytest --shared $(OUT)/test -m "serial and not slow"
 
 # `make test` draws the same random inputs in every run; this draws others for so many seconds, or until a test fails.
 # Each round prints its seed as options of pytest, with which a failure is repeated: `pytest OPTIONS TEST`.
 fuzz: $(INSTALLED)
+	rm -rf $(OUT)/fuzz
 	@end=$$(($$(date +%s) + $(SECONDS))); \
 	while left=$$((end - $$(date +%s))); [ $$left -gt 0 ]; do \
 		options="--hypothesis-profile=fuzz --hypothesis-seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')"; \
 		echo "$$options"; \
 		PYTEST_ADDOPTS="$$options" timeout --foreground --signal=INT $$left \
-			$(RUN) -m pytest --exitfirst -n $(JOBS) --dist worksteal -m "not slow and not serial" $(DRAWING); \
+			$(RUN) -m pytest --shared $(OUT)/fuzz --exitfirst $(PARALLEL) -m "not slow and not serial" $(DRAWING); \
 		status=$$?; [ $$status -eq 0 ] || [ $$status -eq 124 ] || exit $$status; \
 	done
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shared", metavar="DIR", help="take exported bundles and the like from here, or make them here")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Ctrl-C works although a shell that runs this in the background lets it, and all its children, ignore SIGINT.
 
@@ -72,17 +76,19 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
+def made_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
     """Folders that are written once for all worker processes of this run: ``made_once(name, make)``. Read only."""
     base = tmp_path_factory.getbasetemp()
-    shared = (base if worker_id == "master" else base.parent) / "shared"
-    shared.mkdir(exist_ok=True)
+    shared = Path(pytestconfig.getoption("--shared") or (base if worker_id == "master" else base.parent) / "shared")
+    shared = shared.absolute()
+    shared.mkdir(parents=True, exist_ok=True)
 
     def path(name: str, make: Callable[[Path], object]) -> Path:
         folder = shared / name
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 unfinished = folder.with_name(f"{name}-unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
                 make(unfinished)
                 unfinished.rename(folder)
         return folder
