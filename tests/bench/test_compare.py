@@ -248,7 +248,7 @@ def test_sessions_are_recorded_once_and_played(
     assert "cpu_ms: 300% slowdown found in 20 of 20 pairs" in said
     latency, cpu = json.loads(figures.read_text())
     assert (latency["metric"], cpu["metric"]) == ("latency_ms", "cpu_ms")
-    assert (cpu["found"]["count"], cpu["false_alarms"]["count"], cpu["found"]["of"]) == (20, 0, 20)
+    assert (cpu["detections"]["count"], cpu["false_alarms"]["count"], cpu["detections"]["of"]) == (20, 0, 20)
 
 
 def test_wilsons_interval_by_hand() -> None:

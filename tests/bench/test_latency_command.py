@@ -178,7 +178,7 @@ def test_a_goal_that_could_not_be_measured_is_missed(nano_bundle: Path, scenario
         (["--min-samples", "5", "--max-samples", "4"], "--min-samples"),
         (["--warm-up", "0"], "--warm-up"),
         (["--peak-gbs", "5"], "belong together"),
-        (["--photo", "absent.jpg"], "absent.jpg cannot be read"),
+        (["--photo", "absent.jpg"], "the photo does not exist\nFound: absent.jpg"),
         (["--scenarios", "sdxl"], "exported for pictures of 64x64 to 256x256"),
     ],
 )

@@ -141,8 +141,15 @@ def test_nothing_measured_is_no_report(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def gate_command(tmp_path: Path, *options: str) -> list[str]:
-    sides = ["--before-python", "old", "--before-bundle", "b1", "--after-python", "new", "--after-bundle", "b2"]
-    return ["bench", "gate", *sides, "--out", str(tmp_path), *options]
+    """With interpreters that are there and cannot be started, and bundles that look like some."""
+    sides = []
+    for side, name in (("before", "old"), ("after", "new")):
+        python, bundle = tmp_path / name, tmp_path / f"bundle-{name}"
+        python.touch(mode=0o755)
+        bundle.mkdir(exist_ok=True)
+        (bundle / "bundle.json").touch()
+        sides += [f"--{side}-python", str(python), f"--{side}-bundle", str(bundle)]
+    return ["bench", "gate", *sides, "--out", str(tmp_path / "gate"), *options]
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.15, 3)])
@@ -153,7 +160,7 @@ def test_the_gate_measures_in_turn_and_judges(
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
         """Keeps the sessions of each side at minutes of their order."""
-        side, out = command[0], Path(command[command.index("--out") + 1])
+        side, out = Path(command[0]).name, Path(command[command.index("--out") + 1])
         build_parser().parse_args(command[3:])
         assert {"--append", "--threads"} <= set(command)
         ms = 100 * (factor if side == "new" else 1)

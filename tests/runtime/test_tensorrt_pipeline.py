@@ -161,7 +161,7 @@ def test_uploads_come_before_the_loop_and_one_download_after_it(
     inside = [i for i, entry in enumerate(cuda_double.runs()) if entry.members.get("graph")]
     assert "copy HtoD" not in names[inside[0] :]
     assert "copy DtoH" not in names[: inside[-1]]
-    assert names[inside[-1] :].count("copy DtoH") == 2  # pixels and latents, fetched together
+    assert names[inside[-1] :].count("copy DtoH") == 3  # pixels, their magnitude and latents, fetched together
     assert cuda_double.count("cuStreamSynchronize") == 1
 
 
