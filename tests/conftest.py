@@ -75,6 +75,15 @@ def rng() -> np.random.Generator:
     return fresh_rng()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Files need not survive a power cut here."""
+    fsync = os.fsync
+    os.fsync = lambda _file: None
+    yield
+    os.fsync = fsync
+
+
 @pytest.fixture(scope="session")
 def made_once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MadeOnce:
     """Folders that are written once for all worker processes of this run: ``made_once(name, make)``. Read only."""

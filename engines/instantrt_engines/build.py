@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 import onnx
 
+from instantrt.atomic import check_output, output_errors, sync, sync_folder
 from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract
 from instantrt.errors import BundleError, RequestError
-from instantrt.plan import PlanError, PlanIdentity, PlanRecord, onnx_digests, open_plan, plan_path, write_record
+from instantrt.lock import locked
+from instantrt.plan import (
+    PlanError,
+    PlanIdentity,
+    PlanRecord,
+    new_plan_path,
+    onnx_digests,
+    open_plan,
+    plan_path,
+    write_record,
+)
 from instantrt_engines.build_support import BUILD_SUPPORT, BuildSupport, knows_attention
 from instantrt_engines.builder import Job, Measured, NoAttentionKernelError, build_plan
 from instantrt_engines.checks import attention_memory, check_attention, check_precision
@@ -76,6 +87,7 @@ def build_plans(
         MissingExtraError, WheelError: the flavour cannot be loaded.
         DeviceError: plans are for the GPU of the build, and there is none.
         BundleError: the bundle lacks a network that was asked for, or was altered.
+        OutputError: plans cannot be written there; told before anything is built as far as it can be known.
         BuildError: TensorRT refused a network, or the disk is full.
         SlowPlanError: a plan would be needlessly slow.
     """
@@ -85,6 +97,8 @@ def build_plans(
     profiles = {c.name: profiles_for(c, request.shapes, bundle.manifest) for c in contracts}
     api = support.load()
     compute = support.compute(request.options)
+    for contract in contracts:
+        check_output(plan_path(bundle.folder, request.target, contract.name))
     for contract in contracts:
         identity = PlanIdentity(
             network=contract.name,
@@ -130,12 +144,33 @@ class Building:
     def ensure(self) -> BuildResult:
         """The valid plan that is there, or a new one. Waits while another process builds the same network."""
         plan = plan_path(self.bundle.folder, self.wanted.target, self.contract.name)
-        plan.parent.mkdir(parents=True, exist_ok=True)
-        with locked(plan.with_suffix(".lock"), lambda: self._report("waiting for another build of it", 0.0)):
+        with ExitStack() as held:
+            with output_errors(plan):
+                plan.parent.mkdir(parents=True, exist_ok=True)
+                lock = plan.with_suffix(".lock")
+                held.enter_context(locked(lock, lambda: self._report("waiting for another build of it", 0.0)))
+                self._finish_renaming(plan)
             record, reason = self._existing()
             if record is not None:
                 return BuildResult(record, None)
             return BuildResult(self._build(plan), reason)
+
+    def _finish_renaming(self, plan: Path) -> None:
+        """What a build that was killed left: a plan that lacks its final name only, or files that are of no use."""
+        new = self._new_path
+        if new.is_file():
+            with suppress(PlanError):
+                valid = open_plan(self.bundle, self.wanted.target, self.contract.name).open_verified()
+                with valid:
+                    if os.path.samestat(os.fstat(valid.fileno()), new.stat()):
+                        new.replace(plan)
+            new.unlink(missing_ok=True)
+        for suffix in (".plan.partial", ".json.partial"):
+            plan.with_suffix(suffix).unlink(missing_ok=True)
+
+    @property
+    def _new_path(self) -> Path:
+        return new_plan_path(self.bundle.folder, self.wanted.target, self.contract.name)
 
     def _existing(self) -> tuple[PlanRecord | None, str]:
         """The record of a plan that is valid as it is, or why there is none."""
@@ -162,9 +197,12 @@ class Building:
             if not self.request.allow_slow:
                 for graph, activation in zip(largest, measured.activation_bytes, strict=False):
                     check_attention(self.contract.name, attention_memory(graph), activation)
-            partial.replace(plan)
+            return self._put_in_place(partial, plan, measured)
         finally:
             partial.unlink(missing_ok=True)
+
+    def _put_in_place(self, partial: Path, plan: Path, measured: Measured) -> PlanRecord:
+        """Replace plan and identity together: the new pair is valid from the instant at which the JSON is replaced."""
         record = PlanRecord(
             identity=self.wanted,
             file=measured.file,
@@ -173,7 +211,13 @@ class Building:
             weight_bytes=measured.weight_bytes,
             build_seconds=round(measured.seconds, 3),
         )
-        write_record(self.bundle.folder, record)
+        with output_errors(plan):
+            with partial.open("rb") as file:
+                sync(file)
+            partial.replace(self._new_path)
+            sync_folder(plan.parent)
+            write_record(self.bundle.folder, record)
+            self._new_path.replace(plan)
         return record
 
     def _compile(self, model: onnx.ModelProto, onnx_path: Path, out: Path) -> Measured:
@@ -199,18 +243,6 @@ class Building:
 
     def _report(self, phase: str, share: float) -> None:
         self.progress(self.contract.name, phase, share)
-
-
-@contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel drops it when the process dies, however it dies."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _chosen(bundle: Bundle, only: Iterable[str] | None) -> list[str]:

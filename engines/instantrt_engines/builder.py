@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import onnx
 
+from instantrt.atomic import output_errors, replace_file
 from instantrt.bundle import FileRecord
 from instantrt.contracts import NetworkContract
 from instantrt.errors import InstantRTError
@@ -144,7 +145,9 @@ def _build_to_file(
     interrupt: Interrupt,
     log: BuildLog,
 ) -> FileRecord:
-    with out.open("wb") as file:
+    with output_errors(out):
+        opened = out.open("wb")
+    with opened as file:
         sink = PlanSink(file)
         done = builder.build_serialized_network_to_stream(network, config, stream_writer(api, sink))
         with suppress(OSError):  # then the sink's own error tells more
@@ -224,6 +227,4 @@ def _describe_all(profiles: Sequence[Profile]) -> str:
 
 
 def _save(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    replace_file(path, lambda file: file.write(data))

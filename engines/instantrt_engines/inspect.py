@@ -199,9 +199,8 @@ def _target_with_plans(bundle: Bundle) -> str | None:
 
 
 def _network_report(bundle: Bundle, target: str | None, contract: NetworkContract, sizes: Sizes) -> NetworkReport:
-    graph = ShapedGraph.at(
-        load_graph(bundle.folder / bundle.manifest.networks[contract.name]), contract, sizes.symbols(contract)
-    )
+    path = bundle.path(bundle.manifest.networks[contract.name])
+    graph = ShapedGraph.at(load_graph(path), contract, sizes.symbols(contract))
     plan, problem, profile = None, None, None
     if target is not None:
         try:

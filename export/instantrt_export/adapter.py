@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from instantrt.errors import CheckpointError
+from instantrt_export.file_kinds import SAFETENSORS, TORCH, file_kind
 from instantrt_export.modules.resampler import HEAD_WIDTH, Resampler, ResamplerShape
-from instantrt_export.weights import Shape, read_shapes
+from instantrt_export.weights import Shape, read_shapes, read_tensors, unreadable
 
 IMAGE_PROJECTION = "image_proj."
 FACE_ATTENTION = "ip_adapter."
@@ -44,30 +45,34 @@ class FaceAttentionSite:
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter on disk: a ``.safetensors`` file with flat keys or a ``torch.save`` of two nested dictionaries."""
+    """An adapter on disk: a safetensors file with flat keys or a ``torch.save`` of two nested dictionaries."""
 
     path: Path
     shapes: Mapping[str, Shape]  # flat names: image_proj.latents, ip_adapter.1.to_k_ip.weight, ...
 
     @classmethod
     def open(cls, path: Path) -> AdapterFile:
-        """Reads names and shapes, no weights.
+        """Reads names and shapes, no weights. What a file is, is told by its content and not by its name.
 
         Raises:
             CheckpointError: the file is missing, truncated, or holds Python objects other than tensors.
         """
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return cls(path, read_shapes(path))
         return cls(path, {name: tuple(t.shape) for name, t in _read_pickle(path, "meta").items()})
 
     def read(self, section: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tensors whose names start with ``section``, keyed by the rest of the name."""
-        if self.path.suffix == ".safetensors":
-            with safe_open(self.path, framework="pt") as file:
-                names = [name for name in self.shapes if name.startswith(section)]
-                return {name.removeprefix(section): file.get_tensor(name).to(dtype) for name in names}
+        named = ((name, tensor) for name, _, tensor in self.tensors(section))
+        return {name.removeprefix(section): tensor.to(dtype) for name, tensor in named}
+
+    def tensors(self, section: str = "") -> Iterator[tuple[str, Path, Tensor]]:
+        """Every tensor whose name starts with ``section``, with its name and file, in the order of names."""
+        names = [name for name in self.shapes if name.startswith(section)]
+        if _is_safetensors(self.path):
+            return read_tensors(dict.fromkeys(names, self.path))
         tensors = _read_pickle(self.path, "cpu")
-        return {n.removeprefix(section): t.to(dtype) for n, t in tensors.items() if n.startswith(section)}
+        return ((name, self.path, tensors[name]) for name in sorted(names))
 
 
 def infer_resampler_shape(shapes: Mapping[str, Shape]) -> ResamplerShape:
@@ -116,19 +121,42 @@ def face_attention_shapes(sites: Sequence[FaceAttentionSite]) -> dict[str, Shape
     return keys | {site.value_name: site.value_shape for site in sites}
 
 
+def _is_safetensors(path: Path) -> bool:
+    try:
+        kind = file_kind(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read", found=error.strerror, hint="check path and permissions"
+        ) from error
+    return kind is SAFETENSORS or (kind is None and path.suffix == ".safetensors")
+
+
 def _read_pickle(path: Path, device: str) -> dict[str, Tensor]:
     """The tensors of a ``torch.save`` file under flat names; on the meta device without their data."""
+    if file_kind(path) not in (TORCH, None):
+        raise unreadable(path, "tensor", ValueError())
     try:
         # Mapped, a 1.7 GB file costs memory only for what is used. The old (non-zip) format cannot be mapped.
         mapped = device == "cpu" and zipfile.is_zipfile(path)
         data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a file of tensors",
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            hint="files that hold Python objects are refused: loading one can run its author's code",
-        ) from error
+        raise _unpicklable(path, str(error)) from error
     return _flatten(path, data)
+
+
+def _unpicklable(path: Path, reason: str) -> CheckpointError:
+    """In our words: torch's end in advice to load the file without looking what is in it."""
+    wanted = re.search(r"GLOBAL (\S+)", reason)
+    if wanted is None and "nsupported" not in reason:
+        return CheckpointError(
+            f"{path} cannot be read as a file of tensors", found="it is damaged or incomplete", hint="download it again"
+        )
+    return CheckpointError(
+        f"{path} cannot be read as a file of tensors",
+        found=f"it asks for {wanted[1]}" if wanted else "it holds Python objects that are no tensors",
+        hint="use the safetensors file of the same weights: a pickle that holds more than tensors is never loaded, "
+        "because that can run its author's code",
+    )
 
 
 def _flatten(path: Path, data: object) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instantrt.cli.arguments import add_json_argument, parse_size
+from instantrt.cli.arguments import add_json_argument, parse_positive, parse_size
 from instantrt.cli.outputs import check_folder
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="picture size; default: the checkpoint's")
     parser.add_argument("--max-size", type=parse_size, metavar="WxH", help="accept sizes from --min-size up to this")
     parser.add_argument("--min-size", type=parse_size, metavar="WxH", help="smallest size, with --max-size")
-    parser.add_argument("--slots", type=int, help="fix the number of slots; default: symbolic")
+    parser.add_argument("--slots", type=parse_positive, metavar="N", help="fix the number of slots; default: symbolic")
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="export only these networks")
     parser.add_argument(
         "--parity", action=argparse.BooleanOptionalAction, help="compare each network with its torch module"

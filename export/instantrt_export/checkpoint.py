@@ -24,9 +24,10 @@ from instantrt_export.adapter import (
 )
 from instantrt_export.components import CLASSES, Component, compare_shapes
 from instantrt_export.dims import face_attention_sites, misfits, model_dims, vae_downsampling
-from instantrt_export.faces.graphs import FaceModels, find_face_models
+from instantrt_export.faces.graphs import FaceModels, check_face_files, find_face_models
 from instantrt_export.locate import Location, Places, locate
 from instantrt_export.modules.resampler import Resampler, ResamplerShape
+from instantrt_export.supported import read_scheduler_config, tokenizer_problems, unsupported
 from instantrt_export.weights import Shape, read_json
 
 T = TypeVar("T")
@@ -87,8 +88,7 @@ class Checkpoint:
     @property
     def model_index(self) -> Mapping[str, Any]:
         """``model_index.json`` (for instance ``force_zeros_for_empty_prompt``); empty if the folder has none."""
-        path = self.places.base / "model_index.json"
-        return read_json(path) if path.is_file() else {}
+        return _model_index(self.places.base)
 
     @property
     def tokenizer_dir(self) -> Path:
@@ -137,22 +137,34 @@ class Checkpoint:
 def _open(places: Places) -> Checkpoint:
     problems: list[str] = []
     components = _open_components(places, problems)
-    scheduler = _attempt(problems, lambda: _scheduler_config(places.base))
-    faces = _attempt(problems, lambda: find_face_models(places.faces))
+    scheduler = _attempt(problems, lambda: read_scheduler_config(places.base))
+    model_index = _attempt(problems, lambda: _model_index(places.base))
+    faces = _attempt(problems, lambda: _face_models(places.faces))
     adapter = _attempt(problems, lambda: AdapterFile.open(places.adapter))
     shape = None if adapter is None else _attempt(problems, lambda: infer_resampler_shape(adapter.shapes))
     sites = _face_attention_sites(components)
     problems += _tokenizer_problems(places.base, components)
     if adapter is not None:
         problems += _adapter_problems(adapter, shape, sites)
-    unread = len(components) < len(CLASSES)
+    unread = len(components) < len(CLASSES) or model_index is None
     if unread or sites is None or scheduler is None or faces is None or adapter is None or shape is None:
         raise _refusal(places, problems)
-    problems += misfits(components, shape, adapter.path, faces)
+    problems += misfits(components, shape, adapter.path, faces) + unsupported(components)
     if problems:
         raise _refusal(places, problems)
     dims = model_dims(components, sites, shape, faces)
     return Checkpoint(places, components, adapter, shape, sites, faces, scheduler, dims)
+
+
+def _model_index(base: Path) -> dict[str, Any]:
+    path = base / "model_index.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _face_models(folder: Path) -> FaceModels:
+    models = find_face_models(folder)
+    check_face_files(models)
+    return models
 
 
 def _open_components(places: Places, problems: list[str]) -> dict[str, Component]:
@@ -208,21 +220,9 @@ def _refusal(places: Places, problems: Sequence[str]) -> CheckpointError:
     )
 
 
-def _scheduler_config(base: Path) -> dict[str, Any]:
-    return read_json(base / "scheduler" / "scheduler_config.json")
-
-
 def _tokenizer_problems(base: Path, components: Mapping[str, Component]) -> list[str]:
-    """CLIP's tokenizers come as vocab.json with merges.txt, or as tokenizer.json."""
     problems: list[str] = []
     for tokenizer, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
-        vocab = base / tokenizer / "vocab.json"
-        if vocab.is_file() and vocab.with_name("merges.txt").is_file():
-            ids = _attempt(problems, partial(read_json, vocab)) or {}
-            highest = max(ids.values(), default=0)
-            if encoder in components and highest >= (size := components[encoder].config.vocab_size):
-                config = components[encoder].folder / "config.json"
-                problems.append(f"{vocab} has ids up to {highest}, {config} has {size} tokens")
-        elif not vocab.with_name("tokenizer.json").is_file():
-            problems.append(f"{vocab.parent}: neither vocab.json with merges.txt nor tokenizer.json")
+        check = partial(tokenizer_problems, base / tokenizer, components.get(encoder))
+        problems += _attempt(problems, check) or []
     return problems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ CLASSES: dict[str, Any] = {
     "text_encoder_2": CLIPTextModelWithProjection,
 }
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+CLIP_TYPES = ("clip_text_model", "clip")
 # Attention of VAEs saved before diffusers 0.15; diffusers renames it while loading.
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -44,6 +47,11 @@ class Component:
         """The library's config object, defaults filled in."""
         return self.skeleton.config
 
+    @property
+    def file_config(self) -> dict[str, Any]:
+        """``config.json`` as it is."""
+        return read_json(self.folder / "config.json")
+
     @classmethod
     def open(cls, name: str, folder: Path) -> Component:
         """Reads config and headers, no weights.
@@ -53,8 +61,7 @@ class Component:
         """
         config_path = folder / "config.json"
         _check_class(name, config_path)
-        stem = "model" if name in _TEXT_ENCODERS else "diffusion_pytorch_model"
-        return cls(name, folder, find_weights(folder, stem), _skeleton(name, config_path))
+        return cls(name, folder, find_weights(folder, _stem(name)), _skeleton(name, config_path))
 
     def problems(self) -> list[str]:
         """Every weight that is missing, unexpected or misshapen, one sentence each."""
@@ -67,13 +74,31 @@ class Component:
 
     def load(self, dtype: torch.dtype) -> nn.Module:
         """The network with its weights, on the CPU, in eval mode."""
-        options = {"local_files_only": True, "use_safetensors": True, "variant": self.files.variant}
-        with _no_progress_bars():
+        with _no_progress_bars(), self._usual_folder() as (folder, variant):
+            options = {"local_files_only": True, "use_safetensors": True, "variant": variant}
             if self.name in _TEXT_ENCODERS:  # the option for the dtype has another name in every version
-                module: nn.Module = CLASSES[self.name].from_pretrained(self.folder, **options).to(dtype)
+                module: nn.Module = CLASSES[self.name].from_pretrained(folder, **options).to(dtype)
             else:
-                module = CLASSES[self.name].from_pretrained(self.folder, torch_dtype=dtype, **options)
+                module = CLASSES[self.name].from_pretrained(folder, torch_dtype=dtype, **options)
         return module.eval().requires_grad_(False)
+
+    @contextmanager
+    def _usual_folder(self) -> Iterator[tuple[Path, str | None]]:
+        """A folder in which the libraries find the weights: its own, or one of links with names that they know."""
+        if self.files.usual:
+            yield self.folder, self.files.variant
+            return
+        with tempfile.TemporaryDirectory() as name:
+            folder, stem = Path(name), _stem(self.name)
+            links = {}
+            for number, file in enumerate(sorted(set(self.files.files.values()))):
+                links[file] = f"{stem}-{number:05}.safetensors"
+                (folder / links[file]).symlink_to(file.absolute())
+            weight_map = {tensor: links[file] for tensor, file in self.files.files.items()}
+            index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+            (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+            (folder / "config.json").symlink_to((self.folder / "config.json").absolute())
+            yield folder, None
 
 
 def compare_shapes(path: Path, shapes: Mapping[str, Shape], wanted: Mapping[str, Shape]) -> list[str]:
@@ -88,13 +113,26 @@ def compare_shapes(path: Path, shapes: Mapping[str, Shape], wanted: Mapping[str,
     return missing + unexpected + misshapen
 
 
+def _stem(name: str) -> str:
+    return "model" if name in _TEXT_ENCODERS else "diffusion_pytorch_model"
+
+
 def _check_class(name: str, config_path: Path) -> None:
-    """diffusers names a class, transformers a list of architectures; either must be the one that is needed."""
+    """diffusers names a class, transformers architectures and a type: what is named must be what is needed."""
     config = read_json(config_path)
     needed = CLASSES[name].__name__
     named = [config["_class_name"]] if "_class_name" in config else config.get("architectures") or [needed]
-    if needed not in named:
-        raise CheckpointError(f"{config_path} describes no {needed}", found=", ".join(map(str, named)))
+    kind = config.get("model_type", CLIP_TYPES[0])
+    if needed not in named or (name in _TEXT_ENCODERS and kind not in CLIP_TYPES):
+        found = ", ".join(map(str, named)) + (f" of type {kind}" if name in _TEXT_ENCODERS else "")
+        raise CheckpointError(f"{config_path} describes no {needed}", found=found, hint="use the part of an SDXL")
+    if config.get("encoder_hid_dim_type") is not None:
+        raise CheckpointError(
+            f"{config_path} is of a UNet that was saved with another adapter in it",
+            found=f"encoder_hid_dim_type {config['encoder_hid_dim_type']}",
+            hint="use the UNet as it was before: `pipeline.unload_ip_adapter()`, then `save_pretrained` again; "
+            "InstantID's own adapter is a file beside it",
+        )
 
 
 def _skeleton(name: str, config_path: Path) -> nn.Module:

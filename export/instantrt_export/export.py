@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,8 @@ def export_bundle(
         ExportOptionError: ``only`` names an unknown network.
         ParityError: a network does not compute what its torch module does.
     """
-    contracts = _chosen(network_contracts(checkpoint.dims), only)
+    names = chosen_networks(checkpoint, only)
+    contracts = [contract for name, contract in network_contracts(checkpoint.dims).items() if name in names]
     exported = []
     for done, contract in enumerate(contracts):
         progress(contract.name, done, len(contracts))
@@ -88,12 +89,19 @@ def export_bundle(
     return exported
 
 
-def _chosen(contracts: Mapping[str, NetworkContract], only: Iterable[str] | None) -> list[NetworkContract]:
-    names = list(contracts) if only is None else list(only)
-    unknown = [name for name in names if name not in contracts]
-    if unknown:
-        raise ExportOptionError("unknown network", found=", ".join(unknown), hint=f"choose from {', '.join(contracts)}")
-    return [contract for name, contract in contracts.items() if name in names]
+def chosen_networks(checkpoint: Checkpoint, only: Iterable[str] | None) -> list[str]:
+    """The names of the networks to export, in the order of a request.
+
+    Raises:
+        ExportOptionError: ``only`` names an unknown network.
+    """
+    known = list(network_contracts(checkpoint.dims))
+    names = known if only is None else list(only)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        found = ", ".join(unknown) or "none at all"
+        raise ExportOptionError("unknown network", found=found, hint=f"choose from {', '.join(known)}")
+    return [name for name in known if name in names]
 
 
 def _export_network(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +12,26 @@ import huggingface_hub
 
 from instantrt.errors import CheckpointError
 from instantrt_export.faces.graphs import FACE_MODELS
+from instantrt_export.file_kinds import SAFETENSORS, TORCH, file_kind
 
 Location = str | Path
 
 BASE_FOLDERS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae", "scheduler")
 IDENTITYNET_FOLDER = "ControlNetModel"
 ADAPTER_FILES = ("ip-adapter.safetensors", "ip-adapter.bin")
-FACE_FOLDERS = ("antelopev2", "faces")
+FACE_FOLDERS = ("antelopev2", "antelopev2/antelopev2", "faces", "models/antelopev2")
+"""In this order. Unpacking antelopev2.zip makes the folder once too often; insightface keeps its own below models/."""
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _PLAIN_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-_FP16_WEIGHTS = ("*.fp16.safetensors", "*.fp16-*-of-*.safetensors", "*.safetensors.index.fp16.json")
+_FP16_WEIGHTS = (
+    "*.fp16.safetensors",
+    "*.fp16-*-of-*.safetensors",
+    "*.safetensors.index.fp16.json",
+    "*.safetensors.fp16.index.json",
+)
+_CONVERT = "StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+_SINGLE_FILES = (".safetensors", ".ckpt", ".pt")
 
 
 @dataclass(frozen=True)
@@ -62,21 +72,23 @@ def locate(
         root = base if given is None else fetch(given, patterns)
         part = find(root)
         if part is None:
-            missing.append(f"{option}: nothing usable in {root}")
+            missing.append(f"{option}: {_why_not(root)}")
         return part or root
 
     places = Places(
         base=base,
         identitynet=part("identitynet (ControlNetModel/)", identitynet, _identitynet_patterns(), _find_identitynet),
         adapter=part(f"adapter ({' or '.join(ADAPTER_FILES)})", adapter, ADAPTER_FILES, _find_adapter),
-        faces=part(f"faces ({'/ or '.join(FACE_FOLDERS)}/)", faces, _face_patterns(), _find_faces),
+        faces=part("faces (antelopev2/ or faces/)", faces, _face_patterns(), _find_faces),
     )
-    missing += [f"{name}/: no such folder in {base}" for name in BASE_FOLDERS if not (base / name).is_dir()]
+    absent = [name for name in BASE_FOLDERS if not (base / name).is_dir()]
+    missing += [f"{name}/: no such folder in {base}" for name in absent]
     if missing:
+        hint = "name each part that lies elsewhere: its folder, its file or its hub id"
         raise CheckpointError(
             "The checkpoint is incomplete",
             found="\n  - ".join(["", *missing]),
-            hint="name each part that lies elsewhere: its folder, its file or its hub id",
+            hint=hint if len(absent) < len(BASE_FOLDERS) else _instead_of_folders(base, hint),
         )
     return places
 
@@ -90,8 +102,9 @@ def fetch(
         CheckpointError: no such path, or the hub does not give it.
     """
     path = Path(location).expanduser()
-    if path.exists():
-        return path
+    with suppress(OSError):  # a name too long for a path
+        if path.exists():
+            return path
     match = _HUB_ID.fullmatch(str(location)) if isinstance(location, str) else None
     if match is None:
         raise CheckpointError(f"No such file or folder: {location}", hint="give a path, or a hub id as owner/name")
@@ -119,10 +132,12 @@ def _base(location: Location, revision: str | None) -> Path:
     plain = [f"{name}/{file}" for name in networks for file in _PLAIN_WEIGHTS]
     base = fetch(location, [*every, *plain], ignore=_FP16_WEIGHTS, revision=revision)
     if not base.is_dir():
+        kind = file_kind(base)
+        single = kind in (SAFETENSORS, TORCH, None)
         raise CheckpointError(
             f"{location} is a file, not an SDXL folder in diffusers layout",
-            hint="convert single-file checkpoints with diffusers: "
-            "StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
+            found=kind.what if kind else "a file of unknown kind",
+            hint=f"convert single-file checkpoints with diffusers: {_CONVERT}" if single or not kind else kind.hint,
         )
     bare = [name for name in networks if not any((base / name).glob("*.safetensors"))]
     if bare and not Path(location).expanduser().exists():
@@ -132,13 +147,31 @@ def _base(location: Location, revision: str | None) -> Path:
 
 
 def _identitynet_patterns() -> tuple[str, ...]:
-    files = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index*.json")
+    files = ("config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.*.json")
     return (*files, *(f"{IDENTITYNET_FOLDER}/{file}" for file in files))
 
 
 def _face_patterns() -> tuple[str, ...]:
     # In the hub's patterns * runs across folders, so files at the root can only be named in full.
     return (*FACE_MODELS, *(f"{name}/*.onnx" for name in FACE_FOLDERS))
+
+
+def _why_not(root: Path) -> str:
+    """Why a place has nothing usable."""
+    if root.is_file():
+        kind = file_kind(root)
+        what = kind.what if kind else "a file"
+        return f"{root} is {what}" + (f": {kind.hint}" if kind and "archive" in what else ", and a folder is needed")
+    zips = sorted(path.name for path in root.glob("*.zip"))
+    return f"nothing usable in {root}" + (f", unpack {' and '.join(zips)} there" if zips else "")
+
+
+def _instead_of_folders(base: Path, otherwise: str) -> str:
+    """What to do with a folder that has none of SDXL's: it may hold a single-file checkpoint."""
+    single = next((p.name for p in sorted(base.iterdir()) if p.suffix in _SINGLE_FILES and p.is_file()), None)
+    if single is None:
+        return otherwise
+    return f"if {single} is the checkpoint in a single file, convert it with diffusers: {_CONVERT}"
 
 
 def _find_identitynet(root: Path) -> Path | None:

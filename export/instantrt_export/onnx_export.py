@@ -112,8 +112,10 @@ def _declare_contract_shapes(graph: ir.Graph, contract: NetworkContract, shapes:
     """Names axes after the contract and forgets what the exporter noted about everything in between.
 
     Intermediate shapes carry the exporter's own axis names: they would survive when a builder or ONNX Runtime fixes
-    axes by name, and keep the graph from becoming static.
+    axes by name, and keep the graph from becoming static. Its notes about the whole come in another order every time,
+    and the same checkpoint shall give the same file.
     """
+    graph.metadata_props.clear()
     for value, spec in zip((*graph.inputs, *graph.outputs), (*contract.inputs, *contract.outputs), strict=True):
         value.shape = ir.Shape([shapes.graph_dim(d) for d in spec.shape])
     kept = set(graph.outputs)

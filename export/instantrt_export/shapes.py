@@ -14,6 +14,16 @@ from instantrt.errors import InstantRTError
 SIZE_STEP_PX = 64  # pictures are multiples of this on both sides
 FACES = (1, 8)  # faces encoded at once; the face networks' files are symbolic in it
 
+_NAMES = {
+    "B": "slots",
+    "G": "the guidance batch",
+    "H": "the height",
+    "W": "the width",
+    "R": "prompts",
+    "T": "timesteps",
+    "n": "faces",
+}
+
 Extent = int | tuple[int, int]  # one number, or the lowest and highest
 
 
@@ -46,11 +56,19 @@ class ExportShapes:
     def __post_init__(self) -> None:
         for symbol, (lowest, highest) in self.extents.items():
             if not 1 <= lowest <= highest:
-                raise ExportOptionError(f"the extent of {symbol} is empty", found=f"{lowest} to {highest}")
+                raise ExportOptionError(
+                    f"{_NAMES[symbol]} must be at least 1, and the fewest not above the most",
+                    found=f"{lowest} to {highest}",
+                    hint="leave the option out, or name a number from 1",
+                )
         for side, symbol in (("width", "W"), ("height", "H")):
             for pixels in self.extents[symbol]:
                 if pixels % SIZE_STEP_PX:
-                    raise ExportOptionError(f"the {side} is not a multiple of {SIZE_STEP_PX}", found=f"{pixels} px")
+                    raise ExportOptionError(
+                        f"the {side} is not a multiple of {SIZE_STEP_PX}",
+                        found=f"{pixels} px",
+                        hint=f"use {max(1, round(pixels / SIZE_STEP_PX)) * SIZE_STEP_PX}",
+                    )
         if self.extents["G"][1] > 2:
             what = "a guidance batch has one or two rows"
             raise ExportOptionError(what, found=str(self.guidance_batch), hint="give 1, 2 or (1, 2)")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import CLIPTokenizerFast, PreTrainedTokenizerFast
-
+from instantrt.atomic import replace_text
+from instantrt.bundle import tokenizer_files
 from instantrt_export.checkpoint import Checkpoint
+from instantrt_export.supported import load_tokenizer
 
 
 def write_tokenizers(checkpoint: Checkpoint, out: Path) -> None:
@@ -22,13 +23,13 @@ def write_tokenizers(checkpoint: Checkpoint, out: Path) -> None:
 
 def write_tokenizer(source: Path, target: Path, max_length: int) -> None:
     """Converts one CLIP tokenizer folder (``vocab.json`` with ``merges.txt``, or ``tokenizer.json``)."""
-    tokenizer: PreTrainedTokenizerFast = CLIPTokenizerFast.from_pretrained(source, local_files_only=True)
-    target.mkdir(parents=True, exist_ok=True)
-    tokenizer.backend_tokenizer.save(str(target / "tokenizer.json"))
+    tokenizer = load_tokenizer(source)
+    json_file, config_file = (target.parent / name for name in tokenizer_files(target.name))
+    replace_text(json_file, tokenizer.backend_tokenizer.to_str(pretty=True))
     config = {
         "bos_id": tokenizer.bos_token_id,
         "eos_id": tokenizer.eos_token_id,
         "pad_id": tokenizer.pad_token_id,
         "max_length": max_length,
     }
-    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    replace_text(config_file, json.dumps(config, indent=1) + "\n")

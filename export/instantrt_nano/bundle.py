@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from instantrt.bundle import MANIFEST, PictureSizes
+from instantrt.atomic import output_errors
+from instantrt.bundle import Bundle, PictureSizes
 from instantrt.cli.outputs import check_folder
 from instantrt.errors import BundleError
+from instantrt.lock import locked
 from instantrt_export.bundle import write_bundle
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_nano.digests import checkpoint_digest
@@ -22,30 +23,34 @@ SIZES = PictureSizes((128, 128), (64, 64), (256, 256))
 def cached_bundle(cache: Path) -> Path:
     """The bundle in ``cache``, exported now if this version of the package has not exported this checkpoint yet.
 
+    A process that finds another one at it waits. A bundle that was damaged is exported again.
+
     Raises:
-        OutputError: the cache folder cannot be written, which is found out before anything is exported.
-        BundleError: it could be written, and then not any more.
+        OutputError: the cache folder cannot be written, found out before the export where possible.
     """
     folder = cache / f"nano-{version('instantrt')}-{checkpoint_digest(TRAINED)[:16]}"
-    if (folder / MANIFEST).is_file():
+    if _is_whole(folder):
         return folder
     check_folder(cache)
-    sys.stderr.write(f"exporting the nano checkpoint once, about a minute: {folder}\n")
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-    try:
-        write_bundle(Checkpoint.open(str(TRAINED)), unfinished, SIZES, check_parity=False)  # the tests have checked it
-        _publish(unfinished, folder)
-    except OSError as error:
-        raise BundleError(f"cannot write {folder}", found=str(error), hint="name another folder with --cache") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with ExitStack() as held:
+        with output_errors(folder):
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = folder.with_name(f"{folder.name}.lock")
+            held.enter_context(locked(lock, lambda: _say("waiting for another export of nano")))
+        if not _is_whole(folder):  # not even by now: another process may have made it
+            _say(f"exporting the nano checkpoint once, about a minute: {folder}")
+            # The tests have checked its parity.
+            write_bundle(Checkpoint.open(str(TRAINED)), folder, SIZES, check_parity=False)
     return folder
 
 
-def _publish(unfinished: Path, folder: Path) -> None:
-    """Under the final name, unless another process was faster: a folder with that name is always complete."""
+def _is_whole(folder: Path) -> bool:
     try:
-        unfinished.rename(folder)
-    except OSError:
-        if not (folder / MANIFEST).is_file():
-            raise
+        Bundle.open(folder)
+    except BundleError:
+        return False
+    return True
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,7 +38,7 @@ _HINTS = {
 }
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def replace_file(path: Path, write: Callable[[BinaryIO], object], *, partial: Path | None = None) -> None:
     """Write a file in one atomic step; folders on the way are made.
 
     The file keeps its permissions if it was there, and a link keeps pointing to it. What is no regular file, such as
@@ -46,6 +47,8 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: the file.
         write: puts the content into the open file that it is given.
+        partial: the file until it is complete, on the same file system; for those who clean up after a kill, and hold a
+            lock. By default one with a name of its own, beside ``path``.
 
     Raises:
         OutputError: the file cannot be written; nothing of it is left, and an older one is as it was.
@@ -57,9 +60,9 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             return
         place = _place(path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(secrets.token_hex(4).join(PARTIAL))
+        partial = partial or place.with_name(secrets.token_hex(4).join(PARTIAL))
         try:
-            with partial.open("xb") as file:
+            with partial.open("wb") as file:
                 write(file)
                 sync(file)
             if place.exists():
@@ -91,12 +94,8 @@ def check_output(path: Path) -> None:
         for name in place.relative_to(folder).parts:
             with suppress(FileNotFoundError):
                 (folder / name).lstat()  # refuses names that are too long, also where the folders before are missing
-        probe = folder / secrets.token_hex(4).join(PARTIAL)
-        try:
-            with probe.open("xb") as file:
-                file.write(bytes(_PROBE_BYTES))
-        finally:
-            probe.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:  # without a name where the system can do that
+            probe.write(bytes(_PROBE_BYTES))
 
 
 @contextmanager

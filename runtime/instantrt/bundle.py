@@ -1,7 +1,9 @@
 """The bundle: a folder with everything the runtime needs, and the manifest that says what is in it.
 
-``bundle.json`` is written last, so a folder without it is an export that did not finish. Every file's size is checked
-when a bundle is opened and its SHA-256 when the file is first used.
+``bundle.json`` is replaced last and in one step, and no file that it lists is ever overwritten: whoever opens the
+folder finds the old bundle or the new one. A folder without it is an export that did not finish. Only files that the
+format names belong to a bundle. Every file's size is checked when a bundle is opened and its SHA-256 when it is first
+used.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from instantrt.atomic import replace_text
 from instantrt.contracts import ModelDims, NetworkContract, Precision, network_contracts
 from instantrt.errors import BundleError, RequestError
 from instantrt.request import check_sides
@@ -20,7 +23,9 @@ from instantrt.samplers import SchedulerConfig
 
 MANIFEST = "bundle.json"
 FORMAT = 2
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 EXPORT_AGAIN = "export the bundle again with `instantrt export`"
+COPY_LINKED = "copy the folder with `cp -rL`, or export to another folder"
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Manifest:
     networks: dict[str, str]  # network name -> ONNX file, relative to the bundle
     made_by: dict[str, str]  # package versions that made the bundle
     files: dict[str, FileRecord] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # part of the checkpoint -> SHA-256; empty if not known
+    moved: dict[str, str] = field(default_factory=dict)  # file -> where it lies, if not under its name
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``bundle.json``. The contracts are written out for readers of other languages."""
@@ -88,7 +95,9 @@ class Manifest:
             "networks": self.networks,
             "contracts": {name: asdict(contracts[name]) for name in self.networks},
             "made_by": self.made_by,
+            "sources": self.sources,
             "files": {name: asdict(record) for name, record in sorted(self.files.items())},
+            "moved": self.moved,
         }
 
     @classmethod
@@ -106,7 +115,17 @@ class Manifest:
             networks=dict(data["networks"]),
             made_by=dict(data["made_by"]),
             files={name: FileRecord(**record) for name, record in data["files"].items()},
+            sources=dict(data.get("sources", {})),
+            moved=dict(data.get("moved", {})),
         )
+
+    def text(self) -> str:
+        """The content of ``bundle.json``."""
+        return json.dumps(self.to_json(), indent=1) + "\n"
+
+    def place(self, name: str) -> str:
+        """Where a file lies, relative to the bundle."""
+        return self.moved.get(name, name)
 
 
 class Bundle:
@@ -153,15 +172,26 @@ class Bundle:
         for part in (name, f"{name}.data"):
             if part in self.manifest.files:
                 self.file(part)
-        return self.folder / name
+        return self.path(name)
+
+    def path(self, name: str) -> Path:
+        """Where a file of the bundle lies; it is not looked at."""
+        return self.folder / self.manifest.place(name)
 
     def file(self, name: str) -> Path:
         """A file of the bundle, its digest verified when it is asked for the first time."""
         if name not in self.manifest.files:
             raise BundleError(f"the bundle does not list a file {name}", hint=EXPORT_AGAIN)
-        path = self.folder / name
+        path = self.path(name)
         if name not in self._verified:
-            expected, found = self.manifest.files[name].sha256, FileRecord.of(path).sha256
+            try:
+                expected, found = self.manifest.files[name].sha256, FileRecord.of(path).sha256
+            except OSError as error:
+                raise BundleError(
+                    f"{name} cannot be read any more",
+                    found=f"{path}: {error.strerror}",
+                    hint="load the bundle again if it was exported anew meanwhile",
+                ) from error
             if found != expected:
                 raise BundleError(
                     f"{name} was altered after the bundle was made",
@@ -174,7 +204,7 @@ class Bundle:
     def _check_sizes(self) -> None:
         wrong = []
         for name, record in self.manifest.files.items():
-            path = self.folder / name
+            path = self.path(name)
             if not path.is_file():
                 wrong.append(f"{name} is missing")
             elif path.stat().st_size != record.bytes:
@@ -203,11 +233,33 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
+def network_files(network: str) -> tuple[str, str]:
+    """The names of a network's ONNX file and of its external data, which only large networks have."""
+    return f"onnx/{network}.onnx", f"onnx/{network}.onnx.data"
+
+
+def tokenizer_files(tokenizer: str) -> tuple[str, str]:
+    """The names of a tokenizer's two files."""
+    return f"{tokenizer}/tokenizer.json", f"{tokenizer}/tokenizer_config.json"
+
+
+def linked_data(onnx_path: Path) -> str | None:
+    """That an ONNX file's external data is a link, which libraries do not follow for fear of attacks; None if not."""
+    data = Path(f"{onnx_path}.data")
+    if data.is_symlink():
+        return f"{data} is a link to {data.readlink()}"
+    if data.is_file() and data.stat().st_nlink > 1:
+        return f"{data} has {data.stat().st_nlink} names (hard links)"
+    return None
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Measure all files of the bundle and write ``bundle.json`` in one atomic step."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    listed = {n: FileRecord.of(folder / n) for n in names if not n.startswith((MANIFEST, "plans/"))}
-    data = {**manifest.to_json(), "files": {n: asdict(record) for n, record in listed.items()}}
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / MANIFEST)
+    """Measure the files that belong to the bundle, all under their own names, and write ``bundle.json``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    names = [name for network in manifest.networks for name in network_files(network)]
+    names += [name for tokenizer in TOKENIZERS for name in tokenizer_files(tokenizer)]
+    files = {name: FileRecord.of(folder / name) for name in names if (folder / name).is_file()}
+    replace_text(folder / MANIFEST, replace(manifest, files=files, moved={}).text())

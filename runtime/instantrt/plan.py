@@ -1,8 +1,10 @@
 """Plans and their identity: what a plan was made from and for, kept in a JSON file beside it and checked on load.
 
 ``plans/TARGET/NAME.plan`` lies beside ``plans/TARGET/NAME.json``. A plan can execute code, so nothing is deserialised
-before its digest, the bundle it was made from and the machine it was made for have been checked. The JSON is written
-after the plan: a build that is interrupted in between leaves a pair that does not match and is built again.
+before its digest, the bundle it was made from and the machine it was made for have been checked.
+
+A plan is replaced by writing ``NAME.plan.new``, then the JSON, which says which of the two files is valid, and then
+renaming the file. A build that dies in between leaves the old plan or the new one.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from instantrt.atomic import replace_file
 from instantrt.bundle import Bundle, FileRecord
 from instantrt.contracts import NetworkContract, Precision
 from instantrt.engine.flavours import FLAVOURS
@@ -128,6 +131,11 @@ def plan_path(bundle: Path, target: str, network: str) -> Path:
     return bundle / PLANS / target / f"{network}.plan"
 
 
+def new_plan_path(bundle: Path, target: str, network: str) -> Path:
+    """Where a plan lies between the instants at which it is complete and at which it takes its final name."""
+    return plan_path(bundle, target, network).with_suffix(".plan.new")
+
+
 def record_path(bundle: Path, target: str, network: str) -> Path:
     """Where a bundle keeps the identity of that plan."""
     return plan_path(bundle, target, network).with_suffix(".json")
@@ -152,7 +160,7 @@ def read_record(bundle: Path, target: str, network: str) -> PlanRecord:
     """
     path, plan = record_path(bundle, target, network), plan_path(bundle, target, network)
     again = f"build it with {build_command(bundle, target, network)}"
-    if not plan.is_file():
+    if not plan.is_file() and not (path.is_file() and new_plan_path(bundle, target, network).is_file()):
         raise PlanError(f"there is no {target} plan of {network}", ingredient="file", found=f"no {plan}", hint=again)
     if not path.is_file():
         raise PlanError(
@@ -181,11 +189,14 @@ def read_record(bundle: Path, target: str, network: str) -> PlanRecord:
 
 
 def write_record(bundle: Path, record: PlanRecord) -> None:
-    """Write the JSON beside a plan in one atomic step."""
+    """Write the JSON beside a plan in one atomic step.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     path = record_path(bundle, record.identity.target, record.identity.network)
-    partial = path.with_suffix(".json.partial")
-    partial.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(record.to_json(), indent=1) + "\n"
+    replace_file(path, lambda file: file.write(text.encode()), partial=path.with_suffix(".json.partial"))
 
 
 @dataclass(frozen=True)
@@ -237,23 +248,34 @@ class Plan:
         Raises:
             PlanError: ingredient ``file``.
         """
-        file = self.path.open("rb")
+        found = []
+        for path in (self.path, new_plan_path(self.bundle, self.record.identity.target, self.record.identity.network)):
+            if not path.is_file():
+                continue
+            file, is_valid, described = self._opened(path)
+            if is_valid:
+                return file
+            file.close()
+            found.append(described)
+        raise PlanError(
+            f"{self.path} was altered after it was built",
+            ingredient="file",
+            found=f"{found[0] if found else 'no file'}, expected {self.record.file.bytes} bytes with SHA-256 "
+            f"{self.record.file.sha256}",
+            hint=f"build it again with {self._command()}",
+        )
+
+    def _opened(self, path: Path) -> tuple[BinaryIO, bool, str]:
+        """The file at its start, whether it is this plan, and what it is."""
+        file = path.open("rb")
         try:
-            size, found = self.path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
         except BaseException:
             file.close()
             raise
-        expected = self.record.file
-        if (size, found) != (expected.bytes, expected.sha256):
-            file.close()
-            raise PlanError(
-                f"{self.path} was altered after it was built",
-                ingredient="file",
-                found=f"{size} bytes with SHA-256 {found}, expected {expected.bytes} with {expected.sha256}",
-                hint=f"build it again with {self._command()}",
-            )
-        file.seek(0)
-        return file
+        is_valid = (size, digest) == (self.record.file.bytes, self.record.file.sha256)
+        return file, is_valid, f"{size} bytes with SHA-256 {digest}"
 
     def _version_fits(self, installed: str) -> bool:
         """The same version; a version-compatible plan also runs on later minor versions of the same major one."""

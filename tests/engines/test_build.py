@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -406,31 +405,3 @@ def test_the_identity_covers_every_option() -> None:
     assert set(network_contracts(DIMS)) >= set(NAMES)
     assert BUILD_SUPPORT[TARGET].compute(asked) == ("8.6",)
     assert PlanRecord.__dataclass_fields__["identity"]
-
-
-def _hold(path: str, ready, release) -> None:
-    from instantrt_engines.build import locked
-
-    with locked(Path(path), lambda: None):
-        ready.set()
-        release.wait(30)
-
-
-def test_a_second_process_waits_for_the_lock_and_says_so(tmp_path: Path) -> None:
-    from instantrt_engines.build import locked
-
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path / "lock"), ready, release))
-    holder.start()
-    assert ready.wait(60)
-    waited = []
-
-    def on_wait() -> None:
-        waited.append(True)
-        release.set()
-
-    with locked(tmp_path / "lock", on_wait):
-        assert waited == [True]
-    holder.join(30)
-    assert holder.exitcode == 0

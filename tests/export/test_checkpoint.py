@@ -383,7 +383,7 @@ def test_a_vae_with_other_latents_is_refused(folder):
 def test_a_network_that_is_not_sdxl_is_refused(folder):
     rewrite_config(folder / "unet" / "config.json", time_cond_proj_dim=64)
     message = refusal(folder)
-    assert "guidance embedding" in message
+    assert "time_cond_proj_dim is 64, needed None" in message
     assert "missing time_embedding.cond_proj.weight" in message
 
 

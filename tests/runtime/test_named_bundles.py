@@ -6,15 +6,19 @@ import os
 import stat
 import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from doubles.graphs import projection, write_bundle
 from instantrt.bundle import MANIFEST
 from instantrt.cli import bundles, main
 from instantrt.cli.bundles import find_bundle, temporary_cache, user_cache
 from instantrt.errors import OutputError
+from instantrt.lock import locked
 
 REQUEST = ["--face", "photo.png", "--prompt", "a person", "--out", "a.png"]
 
@@ -26,16 +30,18 @@ def photo(tmp_path, astronaut, monkeypatch):
     Image.fromarray(astronaut).save("photo.png")
 
 
+from instantrt.lock import locked
+
+
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The export replaced by one that writes an empty manifest; the folders it wrote."""
+    """The export replaced by one that writes a bundle without networks; the folders it wrote."""
     from instantrt_nano import bundle
 
     written: list[Path] = []
 
     def write(checkpoint: object, out: Path, sizes: object, *, check_parity: bool) -> None:
-        out.mkdir(parents=True)
-        (out / MANIFEST).touch()
+        write_bundle(out, {})
         written.append(out)
 
     monkeypatch.setattr(bundle, "write_bundle", write)
@@ -93,7 +99,6 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
     from instantrt_nano import bundle
 
     def fail(checkpoint: object, out: Path, sizes: object, *, check_parity: bool) -> None:
-        out.mkdir(parents=True)
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(bundle, "write_bundle", fail)
@@ -102,20 +107,36 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_two_exports_at_once_the_first_is_kept(tmp_path, monkeypatch, exports):
+def test_of_two_exports_at_once_the_second_waits_and_takes_the_first_ones(tmp_path, exports, capsys):
     from instantrt_nano import bundle
 
-    write = bundle.write_bundle
+    cache = tmp_path / "cache"
+    folder = bundle.cached_bundle(tmp_path / "probe")  # its name
+    cache.mkdir()
+    with ThreadPoolExecutor() as pool, locked(cache / f"{folder.name}.lock"):
+        waiting = pool.submit(bundle.cached_bundle, cache)
+        while "waiting for another export" not in capsys.readouterr().err:
+            time.sleep(0.02)
+        write_bundle(cache / folder.name, {})
+    assert waiting.result() == cache / folder.name
+    assert len(exports) == 1
+    assert [path.name for path in cache.iterdir()] == [folder.name]
 
-    def overtaken(checkpoint: object, out: Path, sizes: object, *, check_parity: bool) -> None:
-        final = out.with_name(out.name.rpartition(".")[0])
-        final.mkdir()
-        (final / MANIFEST).write_text("theirs")
-        write(checkpoint, out, sizes, check_parity=check_parity)
 
-    monkeypatch.setattr(bundle, "write_bundle", overtaken)
-    assert (bundle.cached_bundle(tmp_path) / MANIFEST).read_text() == "theirs"
-    assert len(list(tmp_path.iterdir())) == 1
+@pytest.mark.parametrize("damage", ["no manifest", "a broken manifest", "a truncated file"])
+def test_a_damaged_bundle_in_the_cache_is_exported_again(tmp_path, exports, damage):
+    from instantrt_nano import bundle
+
+    folder = bundle.cached_bundle(tmp_path)
+    if damage == "no manifest":
+        (folder / MANIFEST).unlink()
+    elif damage == "a broken manifest":
+        (folder / MANIFEST).write_text("{")
+    else:
+        write_bundle(folder, {"image_projection": projection()})
+        (folder / "onnx" / "image_projection.onnx").write_bytes(b"half")
+    assert bundle.cached_bundle(tmp_path) == folder
+    assert len(exports) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_a_users_mistake_and_found_before_the_export(tmp_path, exports):

@@ -127,7 +127,7 @@ def _best_s(work: Any) -> float:
 
 def _sum(bundle: Bundle, stage: str, symbols: Mapping[str, int]) -> Cost:
     costs = [
-        cost_of(ShapedGraph.at(load_graph(bundle.folder / bundle.manifest.networks[name]), contract, symbols))
+        cost_of(ShapedGraph.at(load_graph(bundle.path(bundle.manifest.networks[name])), contract, symbols))
         for name, contract in bundle.contracts.items()
         if contract.stage == stage and name in bundle.manifest.networks
     ]

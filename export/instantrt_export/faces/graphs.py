@@ -13,7 +13,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from instantrt.bundle import COPY_LINKED, linked_data
 from instantrt.errors import CheckpointError
+from instantrt_export.file_kinds import file_kind
+from instantrt_export.weights import unreadable
 
 Role = Literal["detector", "encoder"]
 PREFIX = "instantrt_"  # of the names that are added to a graph
@@ -84,6 +87,17 @@ def find_face_models(folder: Path) -> FaceModels:
     )
 
 
+def check_face_files(models: FaceModels) -> None:
+    """Look at the files' first bytes.
+
+    Raises:
+        CheckpointError: one is a download gone wrong.
+    """
+    for path in (models.detector, models.encoder):
+        if file_kind(path) is not None:
+            raise unreadable(path, "ONNX", ValueError())
+
+
 def detector_graph(path: Path, kind: str, px: int) -> onnx.ModelProto:
     """The ``face_detector`` network: image u8 [1, px, px, 3] -> the outputs of its kind.
 
@@ -96,7 +110,7 @@ def detector_graph(path: Path, kind: str, px: int) -> onnx.ModelProto:
     Raises:
         CheckpointError: the file is not such a network.
     """
-    model = _load(path)
+    model = load_face_model(path)
     if kind == "tiny68":
         return _checked(fold_bytes(model), path)
     rows = [2 * (px // stride) ** 2 for stride in SCRFD_STRIDES]
@@ -123,7 +137,7 @@ def encoder_graph(path: Path, kind: str, px: int, embedding_width: int) -> onnx.
     Raises:
         CheckpointError: the file is not such a network.
     """
-    model = _load(path)
+    model = load_face_model(path)
     if kind == "dlib":
         return _checked(fold_bytes(model), path)
     _expect_outputs(model, 1, path)
@@ -225,12 +239,20 @@ def _names(role: str) -> list[str]:
     return [name for name, model in FACE_MODELS.items() if model.role == role]
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_face_model(path: Path) -> onnx.ModelProto:
+    """The graph in a file, with its weights.
+
+    Raises:
+        CheckpointError: the file is something else, or its weights cannot be read.
+    """
     try:
         return onnx.load(path)
     except Exception as error:  # protobuf's and onnx's own exceptions share no base class
-        hint = "download it again, or point to the right file"
-        raise CheckpointError(f"{path} is not a readable ONNX file", found=str(error)[:200], hint=hint) from None
+        link = linked_data(path)
+        if link:
+            what = f"the weights of {path} cannot be read through a link"
+            raise CheckpointError(what, found=link, hint=COPY_LINKED) from None
+        raise unreadable(path, "ONNX", error) from None
 
 
 def _expect_outputs(model: onnx.ModelProto, count: int, path: Path) -> None:

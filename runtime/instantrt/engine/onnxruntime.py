@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from instantrt.bundle import Bundle
+from instantrt.bundle import COPY_LINKED, EXPORT_AGAIN, Bundle, linked_data
 from instantrt.contracts import Dim, NetworkContract, resolve_dim
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
@@ -91,10 +91,11 @@ class OnnxRuntimeTarget:
         try:
             return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base class
+            link = linked_data(path) if "xternal data" in str(error) else None
             raise BundleError(
                 f"ONNX Runtime cannot load {path.name}",
-                found=str(error),
-                hint="export the bundle again with `instantrt export`, or use a newer onnxruntime",
+                found=link or str(error),
+                hint=COPY_LINKED if link else f"{EXPORT_AGAIN}, or use a newer onnxruntime",
             ) from error
 
 

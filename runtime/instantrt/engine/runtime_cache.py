@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from instantrt.atomic import replace_file
+from instantrt.errors import OutputError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ class RuntimeCache:
         if kernels == self._on_disk:
             return
         try:
-            _write(self.path, kernels)
-        except OSError as error:
-            LOGGER.warning("compiled kernels are not kept for the next start: %s", error)
+            replace_file(self.path, lambda file: file.write(kernels))
+        except OutputError as error:
+            LOGGER.warning("compiled kernels are not kept for the next start: %s", error.found)
             return
         self._on_disk = kernels
 
@@ -63,15 +64,3 @@ class RuntimeCache:
             self._on_disk = kernels
         else:
             LOGGER.info("%s is of another version, driver or GPU; kernels are compiled anew", self.path)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=path.name, suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
