@@ -30,9 +30,6 @@ def photo(tmp_path, astronaut, monkeypatch):
     Image.fromarray(astronaut).save("photo.png")
 
 
-from instantrt.lock import locked
-
-
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The export replaced by one that writes a bundle without networks; the folders it wrote."""
