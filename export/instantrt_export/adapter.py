@@ -137,8 +137,9 @@ def _read_pickle(path: Path, device: str) -> dict[str, Tensor]:
         raise unreadable(path, "tensor", ValueError())
     try:
         # Mapped, a 1.7 GB file costs memory only for what is used. The old (non-zip) format cannot be mapped.
-        mapped = device == "cpu" and zipfile.is_zipfile(path)
-        data = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
+        mapped = device == "cpu" and zipfile.is_zipfile(path) and path.suffix != ".safetensors"
+        with path.open("rb") as file:  # by its name torch would take a pickle called .safetensors for one of these
+            data = torch.load(path if mapped else file, map_location=device, weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _unpicklable(path, str(error)) from error
     return _flatten(path, data)

@@ -62,6 +62,7 @@ def write_bundle(
             precision=precision,
             only=names,
             check_parity=check_parity,
+            usual_size=sizes.default,
             progress=progress,
         )
         published = publish(out, staged, manifest, add=only is not None)

@@ -6,6 +6,8 @@ import gc
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,6 +19,7 @@ from instantrt_export.faces.graphs import detector_graph, encoder_graph
 from instantrt_export.networks.builders import build_network
 from instantrt_export.onnx_export import onnx_from_module, save_checked
 from instantrt_export.parity import Parity, parity_of
+from instantrt_export.parity_inputs import RequestInputs, random_trials
 from instantrt_export.shapes import ExportOptionError, ExportShapes
 from instantrt_export.tokenizer_files import write_tokenizers
 
@@ -58,6 +61,7 @@ def export_bundle(
     precision: Precision = "fp32",
     only: Iterable[str] | None = None,
     check_parity: bool = True,
+    usual_size: tuple[int, int] | None = None,
     progress: ExportProgress = lambda _name, _done, _total: None,
 ) -> list[ExportedNetwork]:
     """Writes ``out/onnx/NAME.onnx`` of each network and ``out``'s tokenizers; ``bundle.json`` is the caller's.
@@ -70,19 +74,24 @@ def export_bundle(
         shapes: which sizes the graphs accept.
         precision: the network dtype; face networks stay fp32.
         only: names of the networks to export, all by default.
-        check_parity: compare every network with its torch module in fp32 on random inputs.
+        check_parity: compare every network with its torch module in fp32, on random inputs and on such as a request
+            gives it.
+        usual_size: width and height of most requests' pictures; by default the size that graphs are traced with.
         progress: called with (network, networks done, networks in all) before each network, and once after the last.
 
     Raises:
         ExportOptionError: ``only`` names an unknown network.
-        ParityError: a network does not compute what its torch module does.
+        ParityError: a network does not compute what its torch module does, or gives numbers that are not finite.
+        OutputError: a file cannot be written.
     """
     names = chosen_networks(checkpoint, only)
     contracts = [contract for name, contract in network_contracts(checkpoint.dims).items() if name in names]
+    width, height = usual_size or (shapes.example()["W"], shapes.example()["H"])
+    requests = RequestInputs(checkpoint.scheduler_config, width, height) if check_parity else None
     exported = []
     for done, contract in enumerate(contracts):
         progress(contract.name, done, len(contracts))
-        exported.append(_export_network(checkpoint, contract, out / "onnx", shapes, precision, check_parity))
+        exported.append(_export_network(checkpoint, contract, out / "onnx", shapes, precision, requests))
         gc.collect()  # an exported program holds its module in reference cycles
     write_tokenizers(checkpoint, out)
     progress("", len(contracts), len(contracts))
@@ -110,7 +119,7 @@ def _export_network(
     folder: Path,
     shapes: ExportShapes,
     precision: Precision,
-    check_parity: bool,
+    requests: RequestInputs | None,
 ) -> ExportedNetwork:
     start, path = time.perf_counter(), folder / f"{contract.name}.onnx"
     parity = None
@@ -119,13 +128,19 @@ def _export_network(
     else:
         module = build_network(contract.name, checkpoint, TORCH_DTYPES[precision])
         onnx_from_module(module, contract, shapes, precision, path)
-        if check_parity:
+        half = any(parameter.dtype == torch.float16 for parameter in module.parameters())
+        if requests is not None:
             if precision != "fp32":
                 del module
                 gc.collect()
                 module = build_network(contract.name, checkpoint, torch.float32)
             vocabulary = _vocabulary(checkpoint, contract.name)
-            parity = parity_of(path, module, contract, precision, shapes.parity_sizes(), vocabulary)
+            trials = chain(
+                random_trials(contract, shapes.parity_sizes(), precision, vocabulary),
+                [requests.inputs(contract, shapes.request_sizes(requests.size), precision, vocabulary)],
+            )
+            keep = partial(requests.keep, contract.name)
+            parity = parity_of(path, module, contract, precision, trials, half=half, keep=keep)
             parity.require()
     onnx_bytes = sum(file.stat().st_size for file in (path, Path(f"{path}.data")) if file.is_file())
     return ExportedNetwork(contract.name, path, time.perf_counter() - start, onnx_bytes, parity)

@@ -17,6 +17,7 @@ import torch
 from onnxscript import opset23 as op
 from torch import nn
 
+from instantrt.atomic import output_errors
 from instantrt.contracts import NetworkContract, Precision, TensorSpec
 from instantrt_export.shapes import ExportShapes
 
@@ -70,12 +71,15 @@ def save_checked(
 
     Raises:
         ContractMismatchError: the graph's inputs or outputs are not the contract's.
+        OutputError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{path}.data").unlink(missing_ok=True)  # of an earlier export
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{path}.data").unlink(missing_ok=True)  # of an earlier export
     weight_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     external_data = f"{path.name}.data" if weight_bytes > EXTERNAL_DATA_BYTES else None
-    ir.save(model, path, external_data=external_data, size_threshold_bytes=INSIDE_BYTES)
+    with output_errors(path):
+        ir.save(model, path, external_data=external_data, size_threshold_bytes=INSIDE_BYTES)
     onnx.checker.check_model(path, full_check=True)
     written = onnx.load(path, load_external_data=False)
     onnx.shape_inference.infer_shapes(written, check_type=True, strict_mode=True, data_prop=True)

@@ -1,8 +1,9 @@
-"""An exported network against its torch module on fresh random inputs."""
+"""An exported network against its torch module on the same inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import onnxruntime
 import torch
 from torch import nn
 
-from instantrt.contracts import STEP_ROWS, NetworkContract, Precision, TensorSpec
+from instantrt.contracts import NetworkContract, Precision
 from instantrt.errors import InstantRTError
 
 Array = npt.NDArray[Any]
 
+FP16_LARGEST = 65504.0
 ERROR_LIMITS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
 # Rounding to u8 turns a difference in the last bit into a whole grey level, at the few pixels that lie on an edge.
 GREY_SHARE_LIMITS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.2}
@@ -86,67 +88,85 @@ def parity_of(
     module: nn.Module,
     contract: NetworkContract,
     precision: Precision,
-    symbols: Sequence[Mapping[str, int]],
-    vocabulary: int = 0,
+    trials: Iterable[Mapping[str, Array]],
+    *,
+    half: bool = False,
+    keep: Callable[[Mapping[str, Array]], None] = lambda _outputs: None,
 ) -> Parity:
-    """Runs the file on ONNX Runtime's CPU provider and the module in torch, once for each set of symbols.
+    """Runs the file on ONNX Runtime's CPU provider and the module in torch, once for each set of inputs.
 
     Args:
         path: the exported network.
         module: the fp32 module, whatever the precision of the file.
         contract: the network's contract.
         precision: of the file.
-        symbols: the sizes to try.
-        vocabulary: how many token ids there are, for the text encoders.
+        trials: the inputs.
+        half: whether the file computes in fp16, which holds numbers up to 65504. The CPU provider computes in fp32
+            what it has no fp16 kernels for, and does not overflow where a GPU does: so the module's parts are measured.
+        keep: called with each trial's outputs of the module.
+
+    Raises:
+        ParityError: outputs are not finite, or a part of the module gives numbers that fp16 does not hold.
     """
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng()
     worst: dict[str, OutputParity] = {}
-    for sizes in symbols:
-        inputs = random_inputs(contract, sizes, precision, rng, vocabulary)
-        expected = torch_outputs(module, contract, inputs)
-        actual = dict(zip(expected, session.run(list(expected), inputs), strict=True))
+    for inputs in trials:
+        with largest_outputs(module) as largest:
+            expected = torch_outputs(module, contract, inputs)
+        _require_range(contract.name, largest, FP16_LARGEST if half else np.inf)
+        actual = dict(zip(expected, session.run(list(expected), dict(inputs)), strict=True))
+        _require_finite(contract.name, actual)
+        keep(expected)
         for name, output in compare_outputs(actual, expected).items():
             worst[name] = _worse(worst.get(name), output)
     return Parity(contract.name, precision, worst)
 
 
-def random_inputs(
-    contract: NetworkContract,
-    symbols: Mapping[str, int],
-    precision: Precision,
-    rng: np.random.Generator,
-    vocabulary: int = 0,
-) -> dict[str, Array]:
-    """Inputs in the ranges that a request gives them."""
-    return {spec.name: _random_input(spec, symbols, precision, rng, vocabulary) for spec in contract.inputs}
+@contextmanager
+def largest_outputs(module: nn.Module) -> Iterator[dict[str, float]]:
+    """The largest absolute value that each part of a module gives meanwhile, by the part's name."""
+    largest: dict[str, float] = {}
+
+    def look(name: str, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
+            low, high = (float(extreme) for extreme in torch.aminmax(output))
+            largest[name] = float(np.maximum(largest.get(name, 0.0), np.maximum(-low, high)))  # keeps NaN
+
+    parts = {name: part for name, part in module.named_modules() if name}
+    hooks = [
+        part.register_forward_hook(lambda _part, _inputs, output, name=name: look(name, output))
+        for name, part in parts.items()
+    ]
+    try:
+        yield largest
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _random_input(
-    spec: TensorSpec, symbols: Mapping[str, int], precision: Precision, rng: np.random.Generator, vocabulary: int
-) -> Array:
-    shape, dtype = spec.resolve(symbols), spec.numpy_dtype(precision)
-    if spec.name == "input_ids":
-        return _random_texts(shape, vocabulary, rng).astype(dtype)
-    if np.issubdtype(dtype, np.integer):
-        return rng.integers(0, {"step": STEP_ROWS}.get(spec.name, 256), shape, dtype=dtype)
-    if spec.name.partition("_mask_")[1]:
-        return rng.random(shape, dtype=np.float32).astype(dtype)
-    ranges = {"step_table": (0.5, 1.5), "timesteps": (0, 999), "time_ids": (0, 1024)}
-    if spec.name in ranges:
-        return rng.uniform(*ranges[spec.name], shape).astype(dtype)
-    return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
+def _require_range(network: str, largest: Mapping[str, float], limit: float) -> None:
+    """The first part whose numbers are too large is where to look."""
+    for part, value in largest.items():
+        if not np.isfinite(value):
+            hint = "its weights do not belong together: use another checkpoint"
+            raise ParityError(f"{network} computes numbers that are not finite", found=f"{part}: {value}", hint=hint)
+        if value > limit:
+            found = f"{part} reaches {value:.6g}, fp16 holds numbers up to {limit:g}"
+            raise ParityError(
+                f"{network} computes numbers that are too large for fp16", found=found, hint=_hint(network)
+            )
 
 
-def _random_texts(shape: tuple[int, ...], vocabulary: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Token ids [R, 77] that end somewhere after the first token, as texts do.
+def _require_finite(network: str, outputs: Mapping[str, Array]) -> None:
+    for name, values in outputs.items():
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            found = f"output {name}: {np.count_nonzero(~np.isfinite(values))} of {values.size}"
+            raise ParityError(f"{network} gives numbers that are not finite", found=found, hint=_hint(network))
 
-    CLIP's pooled output is that of the end token, its last id. Without one it would be that of the first token, which
-    attends to nothing but itself, so that errors in the last layer's attention would not show.
-    """
-    ids = rng.integers(0, vocabulary - 1, shape)
-    ids[np.arange(shape[0]), rng.integers(1, shape[1], shape[0])] = vocabulary - 1
-    return ids
+
+def _hint(network: str) -> str:
+    upcast = ", or set force_upcast to true in vae/config.json" if network == "vae_decoder" else ""
+    return f"export with --precision fp32{upcast}"
 
 
 def torch_outputs(module: nn.Module, contract: NetworkContract, inputs: Mapping[str, Array]) -> dict[str, Array]:

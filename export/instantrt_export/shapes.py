@@ -111,6 +111,13 @@ class ExportShapes:
         smallest = {symbol: lowest for symbol, (lowest, _) in self.extents.items()}
         return [smallest] if smallest == self.example() else [smallest, self.example()]
 
+    def request_sizes(self, size: tuple[int, int]) -> dict[str, int]:
+        """The sizes of one guided request for a picture of ``size`` (width, height)."""
+        fewest = {symbol: lowest for symbol, (lowest, _) in self.extents.items()}
+        guided = {symbol: self.extents[symbol][1] for symbol in "G"}
+        several = {symbol: min(max(fewest[symbol], 2), self.extents[symbol][1]) for symbol in "RT"}
+        return fewest | guided | several | {"W": size[0], "H": size[1]}
+
     def dynamic_shapes(self, contract: NetworkContract) -> list[dict[int, Any]]:
         """For torch.export: of each input, the symbolic axes. Picture axes are multiples of one common unit."""
         units = {symbol: self._unit(symbol) for symbol in contract.symbols if self.symbolic(symbol)}

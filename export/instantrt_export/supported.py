@@ -10,12 +10,11 @@ from typing import Any
 from transformers import CLIPTokenizerFast, PreTrainedTokenizerFast
 
 from instantrt.errors import BundleError, CheckpointError
-from instantrt.request import SIDE_MULTIPLE
-from instantrt.samplers import SAMPLERS, SchedulerConfig, step_table
+from instantrt.request import SIDE_MULTIPLE, GenerateRequest
+from instantrt.samplers import SchedulerConfig, step_table
 from instantrt_export.components import Component
 from instantrt_export.weights import read_json
 
-_TRY_STEPS = 30
 _EVERY_LOOP_NETWORK: dict[str, Any] = {
     "addition_embed_type": "text_time",
     "class_embed_type": None,
@@ -63,23 +62,19 @@ def unsupported(components: Mapping[str, Component]) -> list[str]:
 
 
 def read_scheduler_config(base: Path) -> dict[str, Any]:
-    """The scheduler's config, from which at least one sampler can be made.
+    """The scheduler's config, from which at least the sampler can be made that requests have unless they name one.
 
     Raises:
-        CheckpointError: it is missing, or no sampler can express it.
+        CheckpointError: it is missing, or that sampler cannot express it.
     """
     path = base / "scheduler" / "scheduler_config.json"
     config = read_json(path)
-    refusal = None
-    for sampler in SAMPLERS:
-        try:
-            step_table(sampler, _TRY_STEPS, 1.0, SchedulerConfig.from_json(config))
-        except BundleError as error:
-            refusal = refusal or error
-        else:
-            return config
-    assert refusal is not None
-    raise CheckpointError(f"{path}: {refusal.what}", found=refusal.found, hint=refusal.hint) from refusal
+    request = GenerateRequest
+    try:
+        step_table(request.sampler, request.steps, request.guidance_scale, SchedulerConfig.from_json(config))
+    except BundleError as error:
+        raise CheckpointError(f"{path}: {error.what}", found=error.found, hint=error.hint) from error
+    return config
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +10,10 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection
 
+from doubles.checkpoints import ADAPTER, IDENTITYNET, UNET, refusal, rewrite_config, rewrite_weights
 from instantrt.contracts import ModelDims, Residual
 from instantrt.errors import CheckpointError
 from instantrt_export import locate as locate_module
@@ -23,35 +21,6 @@ from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.dims import face_attention_sites, identitynet_residuals
 from instantrt_export.faces.graphs import FACE_MODELS
 from instantrt_export.modules.resampler import ResamplerShape
-
-UNET = "unet/diffusion_pytorch_model.safetensors"
-IDENTITYNET = "ControlNetModel/diffusion_pytorch_model.safetensors"
-ADAPTER = "ip-adapter.safetensors"
-
-
-@pytest.fixture
-def folder(nano_checkpoint: Path, tmp_path: Path) -> Path:
-    """A nano checkpoint to alter: links to the shared one's files, which ``rewrite`` and friends replace."""
-    return Path(shutil.copytree(nano_checkpoint, tmp_path / "checkpoint", copy_function=os.symlink))
-
-
-def rewrite_weights(path: Path, edit: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
-    weights = edit(load_file(path))
-    path.unlink()
-    save_file({n: t.contiguous() for n, t in weights.items()}, path, metadata={"format": "pt"})
-
-
-def rewrite_config(path: Path, **changes) -> None:
-    config = {**json.loads(path.read_text()), **changes}
-    path.unlink()
-    path.write_text(json.dumps(config))
-
-
-def refusal(location: Path, **options) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        Checkpoint.open(location, **options)
-    return str(caught.value)
-
 
 # ---- what a checkpoint tells
 

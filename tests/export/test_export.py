@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +16,16 @@ import torch
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
+from doubles.checkpoints import VAE, rewrite_weights
+from instantrt.cli import main
 from instantrt.contracts import NetworkContract, TensorSpec, network_contracts
 from instantrt_export import onnx_export
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.export import ExportedNetwork, export_bundle
 from instantrt_export.networks.builders import build_network
 from instantrt_export.onnx_export import ContractMismatchError, check_contract, onnx_from_module
-from instantrt_export.parity import Parity, ParityError, compare, parity_of, random_inputs
+from instantrt_export.parity import Parity, ParityError, compare, parity_of
+from instantrt_export.parity_inputs import RECORDED, RequestInputs, random_inputs, random_trials
 from instantrt_export.shapes import ExportOptionError, ExportShapes
 from instantrt_export.tokenizer_files import write_tokenizers
 from randomness import fresh_rng
@@ -146,7 +151,7 @@ def test_numbers_that_decide_shapes_stay_in_the_graph(tmp_path: Path, monkeypatc
     module, path = Backwards().eval(), tmp_path / "backwards.onnx"
     onnx_from_module(module, contract, SHAPES, "fp32", path)
     assert Path(f"{path}.data").stat().st_size >= 4 * WIDTH * WIDTH
-    parity = parity_of(path, module, contract, "fp32", SHAPES.parity_sizes())
+    parity = parity_of(path, module, contract, "fp32", random_trials(contract, SHAPES.parity_sizes(), "fp32"))
     assert parity.error < 1e-5
 
 
@@ -190,11 +195,11 @@ def spoil_count(graph: onnx.GraphProto) -> None:
 def test_parity_finds_a_changed_weight(exported: ExportedNetwork, checkpoint: Checkpoint) -> None:
     contract = network_contracts(checkpoint.dims)["control_embedding"]
     module = build_network("control_embedding", checkpoint, torch.float32)
-    sizes = SHAPES.parity_sizes()
-    parity_of(exported.path, module, contract, "fp32", sizes).require()
+    trials = list(random_trials(contract, SHAPES.parity_sizes(), "fp32"))
+    parity_of(exported.path, module, contract, "fp32", trials).require()
     with torch.no_grad():
         next(module.parameters())[0, 0, 0, 0] += 0.05
-    parity = parity_of(exported.path, module, contract, "fp32", sizes)
+    parity = parity_of(exported.path, module, contract, "fp32", trials)
     assert list(parity.failures) == ["features"]
     with pytest.raises(ParityError, match="features"):
         parity.require()
@@ -249,3 +254,135 @@ def test_tokenizers_load_without_transformers(checkpoint: Checkpoint, tmp_path: 
     for text in ("a Photo of  a person, film noir!", "naïve café 2026", ""):
         expected = original(text, add_special_tokens=False).input_ids
         assert tokenizer.encode(text, add_special_tokens=False).ids == expected
+
+
+# --- parity on what a request gives, and what fp16 does not hold
+
+
+class Overflowing(torch.nn.Module):
+    """Inputs of 1 make 100,000 in between and 1 in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+        with torch.no_grad():
+            self.up.weight.copy_(torch.eye(4) * 1e5**0.5)
+            self.down.weight.copy_(torch.eye(4) / 1e5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(self.up(x)))
+
+
+OVERFLOWING = NetworkContract(
+    "overflowing", "conditioning", (TensorSpec("x", "net", ("R", 4)),), (TensorSpec("y", "net", ("R", 4)),)
+)
+
+
+def test_what_overflows_in_fp16_is_named_although_the_cpu_provider_hides_it(tmp_path: Path) -> None:
+    path = tmp_path / "overflowing.onnx"
+    onnx_from_module(Overflowing().half().eval(), OVERFLOWING, SHAPES, "fp16", path)
+    inputs = {"x": np.ones((2, 4), np.float16)}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(None, inputs)[0]).all()  # computed in fp32
+    with pytest.raises(ParityError, match=r"(?s)too large for fp16.*Found: up reaches 100000, .*65504.*precision fp32"):
+        parity_of(path, Overflowing().eval(), OVERFLOWING, "fp16", [inputs], half=True)
+    small = {"x": np.full((2, 4), 0.5, np.float16)}
+    parity_of(path, Overflowing().eval(), OVERFLOWING, "fp16", [small], half=True).require()
+    parity_of(path, Overflowing().eval(), OVERFLOWING, "fp16", [inputs]).require()  # of a network that stays fp32
+
+
+def test_an_output_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    class Dividing(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1 / x
+
+    path = tmp_path / "dividing.onnx"
+    onnx_from_module(Dividing().eval(), OVERFLOWING, SHAPES, "fp32", path)
+    with pytest.raises(
+        ParityError, match=r"(?s)overflowing gives numbers that are not finite.*Found: output y: 8 of 8"
+    ):
+        parity_of(path, Dividing().eval(), OVERFLOWING, "fp32", [{"x": np.zeros((2, 4), np.float32)}])
+
+
+def test_a_part_that_computes_not_a_number_is_named(tmp_path: Path) -> None:
+    module = Overflowing().eval()
+    path = tmp_path / "overflowing.onnx"
+    onnx_from_module(module, OVERFLOWING, SHAPES, "fp32", path)
+    with torch.no_grad():
+        module.down.weight[0, 0] = torch.nan
+    with pytest.raises(ParityError, match=r"(?s)not finite.*Found: down: nan"):
+        parity_of(path, module, OVERFLOWING, "fp32", [{"x": np.ones((2, 4), np.float32)}])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_request_inputs_fill_the_contract_with_numbers_of_a_requests_size(
+    checkpoint: Checkpoint, precision: str
+) -> None:
+    requests = RequestInputs(checkpoint.scheduler_config, 128, 64)
+    symbols = SHAPES.request_sizes(requests.size)
+    assert symbols["G"] == 2
+    for contract in network_contracts(checkpoint.dims).values():
+        inputs = requests.inputs(contract, symbols, precision, vocabulary=700)
+        for spec in contract.inputs:
+            assert inputs[spec.name].shape == spec.resolve(symbols)
+            assert inputs[spec.name].dtype == spec.numpy_dtype(precision)
+            assert np.isfinite(inputs[spec.name]).all()
+        if "step" in inputs:
+            row = inputs["step_table"][0, inputs["step"][0]]
+            assert np.std(inputs["latents"] * row[0]) == pytest.approx(1, rel=0.3)
+        for name, (rms, largest) in RECORDED.items():
+            if name in inputs:
+                assert np.abs(inputs[name]).max() == pytest.approx(largest, rel=1e-3)
+                assert np.sqrt(np.mean(inputs[name].astype(float) ** 2)) == pytest.approx(rms, rel=0.3)
+
+
+def test_networks_are_given_what_those_before_them_gave(checkpoint: Checkpoint) -> None:
+    requests = RequestInputs(checkpoint.scheduler_config, 128, 64)
+    symbols = SHAPES.request_sizes(requests.size)
+    contracts = network_contracts(checkpoint.dims)
+    marks = {}
+    for mark, contract in enumerate(contracts.values(), 100):
+        outputs = {
+            spec.name: np.full(spec.resolve(symbols), mark + place / 16, np.float32)
+            for place, spec in enumerate(contract.outputs)
+        }
+        marks |= {(contract.name, name): float(values.flat[0]) for name, values in outputs.items()}
+        requests.keep(contract.name, outputs)
+    unet = requests.inputs(contracts["unet"], symbols, "fp32")
+    identitynet = requests.inputs(contracts["identitynet"], symbols, "fp32")
+    given = {
+        "residual_1": marks["identitynet", "residual_1"],
+        "time_embeddings": marks["time_embedding", "unet"],
+        "text_kv": marks["cross_attention", "text_kv_unet"],
+        "face_kv": marks["cross_attention", "face_kv_unet"],
+    }
+    assert {name: set(unet[name].flat) for name in given} == {name: {mark} for name, mark in given.items()}
+    assert set(identitynet["control_features"].flat) == {marks["control_embedding", "features"]}
+    assert set(identitynet["face_kv"].flat) == {marks["cross_attention", "face_kv_identitynet"]}
+    attention = requests.inputs(contracts["cross_attention"], symbols, "fp32")
+    texts = {marks["text_encoder", "hidden_states"], marks["text_encoder_2", "hidden_states"]}
+    assert set(attention["text_tokens"].flat) == texts
+    assert set(attention["face_tokens"].flat) == {marks["image_projection", "tokens"]}
+    pooled = requests.inputs(contracts["time_embedding"], symbols, "fp32")["pooled"]
+    assert set(pooled.flat) == {marks["text_encoder_2", "pooled"]}
+
+
+def test_the_control_picture_of_a_request_is_a_keypoint_picture(checkpoint: Checkpoint) -> None:
+    requests = RequestInputs(checkpoint.scheduler_config, 128, 64)
+    contract = network_contracts(checkpoint.dims)["control_embedding"]
+    image = requests.inputs(contract, SHAPES.request_sizes(requests.size), "fp32")["image"]
+    assert np.mean(image == 0) > 0.3
+    assert image.max() > 200
+
+
+def test_a_vae_that_overflows_in_fp16_is_refused_by_name(nano_checkpoint: Path, tmp_path: Path) -> None:
+    """Its weights fit, what they make of real latents does not, and a normalisation hides it from the picture."""
+    folder = Path(shutil.copytree(nano_checkpoint, tmp_path / "checkpoint", copy_function=os.symlink))
+    name = "decoder.mid_block.resnets.0.conv1"
+    grow = lambda weights: weights | {f"{name}.weight": weights[f"{name}.weight"] * 3e5}  # noqa: E731
+    rewrite_weights(folder / VAE, grow)
+    arguments = [str(folder), "--precision", "fp16", "--only", "vae_decoder"]
+    with pytest.raises(ParityError, match=rf"(?s)vae_decoder computes.*{name} reaches .*fp32, or set force_upcast"):
+        export_one(Checkpoint.open(folder), tmp_path / "out", "vae_decoder", SHAPES, precision="fp16")
+    assert main(["export", *arguments, "--out", str(tmp_path / "bundle")]) == 1
+    assert not (tmp_path / "bundle").exists()

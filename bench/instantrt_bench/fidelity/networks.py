@@ -18,7 +18,8 @@ from instantrt.engine import Target
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.faces.graphs import detector_graph, encoder_graph
 from instantrt_export.networks.builders import BUILDERS, build_network
-from instantrt_export.parity import OutputParity, Parity, compare_outputs, random_inputs, torch_outputs
+from instantrt_export.parity import OutputParity, Parity, compare_outputs, torch_outputs
+from instantrt_export.parity_inputs import random_inputs
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]

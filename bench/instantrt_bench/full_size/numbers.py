@@ -27,7 +27,8 @@ from instantrt_bench.full_size.measure import run_measured
 from instantrt_bench.full_size.scales import SCALES, Scale
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.networks.builders import build_network
-from instantrt_export.parity import compare, random_inputs, torch_outputs
+from instantrt_export.parity import compare, torch_outputs
+from instantrt_export.parity_inputs import random_inputs
 
 Array = npt.NDArray[Any]
 Run = Callable[[str, dict[str, Array]], dict[str, Array]]
