@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from file_guide import GUIDE, ROOT, guide
 
 MAX_LINES = 500
+SOURCES = ("runtime", "engines", "export", "bench")
 MAX_README_LINES = 130
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "export").rglob("*.md")]
 DOCUMENTS += (ROOT / "bench").rglob("*.md")
@@ -60,3 +62,25 @@ def test_source_files_are_short() -> None:
     sources = [f for folder in ("runtime", "engines", "export", "bench") for f in (ROOT / folder).rglob("*.py")]
     lengths = {str(f.relative_to(ROOT)): len(f.read_text(encoding="utf-8").splitlines()) for f in sources}
     assert not {name: lines for name, lines in lengths.items() if lines > MAX_LINES}
+
+
+def test_every_error_of_ours_says_what_was_found_and_what_to_do() -> None:
+    """A cancelled request is no mistake; errors with a constructor of their own say it there."""
+    trees = {f: ast.parse(f.read_text(encoding="utf-8")) for folder in SOURCES for f in (ROOT / folder).rglob("*.py")}
+    nodes = [(file, node) for file, tree in trees.items() for node in ast.walk(tree)]
+    ours = {"InstantRTError"}
+    for _ in range(3):  # generations
+        ours |= {n.name for _, n in nodes if isinstance(n, ast.ClassDef) and {ast.unparse(b) for b in n.bases} & ours}
+    built = {n.name for _, n in nodes if isinstance(n, ast.ClassDef) and "__init__" in {ast_name(m) for m in n.body}}
+    silent = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file, node in nodes
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ours - built - {"CancelledError"}
+        if not {"found", "hint"} <= {keyword.arg for keyword in node.keywords}
+    ]
+    assert len(ours) > 20
+    assert not silent
+
+
+def ast_name(node: ast.AST) -> str:
+    return str(getattr(node, "name", ""))

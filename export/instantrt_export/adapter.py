@@ -91,11 +91,13 @@ def infer_resampler_shape(shapes: Mapping[str, Shape]) -> ResamplerShape:
         raise CheckpointError(
             f"No Resampler in the adapter: missing or misshapen {', '.join(absent)}",
             found=f"{len(there)} weights {p}*" + (f", such as {there[0]}" if there else ""),
+            hint="give InstantID's ip-adapter.bin",
         )
     latents, proj_in, proj_out, to_q, ff_in = (shapes[n] for n in telling)
     heads, rest = divmod(to_q[0], HEAD_WIDTH)
     if rest or not heads:
-        raise CheckpointError(f"The Resampler's attention has no heads of {HEAD_WIDTH}", found=f"{telling[3]} {to_q}")
+        what, hint = f"The Resampler's attention has no heads of {HEAD_WIDTH}", "give InstantID's ip-adapter.bin"
+        raise CheckpointError(what, found=f"{telling[3]} {to_q}", hint=hint)
     layers = {int(n.split(".")[2]) for n in shapes if n.startswith(f"{p}layers.") and n.split(".")[2].isdecimal()}
     return ResamplerShape(
         width=proj_in[0],
@@ -162,7 +164,8 @@ def _unpicklable(path: Path, reason: str) -> CheckpointError:
 
 def _flatten(path: Path, data: object) -> dict[str, Tensor]:
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no dictionary of weights", found=type(data).__name__)
+        hint = "give InstantID's ip-adapter.bin"
+        raise CheckpointError(f"{path} holds no dictionary of weights", found=type(data).__name__, hint=hint)
     flat: dict[str, Tensor] = {}
     for name, value in data.items():
         if isinstance(value, Tensor):
@@ -173,5 +176,6 @@ def _flatten(path: Path, data: object) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: {name!r} is neither a tensor nor one of the sections image_proj and ip_adapter",
                 found=type(value).__name__,
+                hint="give InstantID's ip-adapter.bin",
             )
     return flat

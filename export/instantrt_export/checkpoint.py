@@ -217,6 +217,7 @@ def _refusal(places: Places, problems: Sequence[str]) -> CheckpointError:
     return CheckpointError(
         f"The checkpoint in {places.base} cannot be used: {len(problems)} problem{'s' * (len(problems) != 1)}",
         found="\n  - ".join(["", *problems]),
+        hint="mend each of these; InstantRT exports SDXL checkpoints in diffusers layout",
     )
 
 

@@ -145,7 +145,8 @@ def _skeleton(name: str, config_path: Path) -> nn.Module:
                 module = cls.from_config(cls.load_config(config_path))
     # A config can make a constructor fail in any way; all of them mean the same to the user.
     except Exception as error:
-        raise CheckpointError(f"{config_path}: no {cls.__name__} can be built from it", found=str(error)) from error
+        what, hint = f"{config_path}: no {cls.__name__} can be built from it", "download the file again"
+        raise CheckpointError(what, found=str(error), hint=hint) from error
     skeleton: nn.Module = module
     return skeleton
 

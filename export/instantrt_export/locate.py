@@ -107,7 +107,8 @@ def fetch(
             return path
     match = _HUB_ID.fullmatch(str(location)) if isinstance(location, str) else None
     if match is None:
-        raise CheckpointError(f"No such file or folder: {location}", hint="give a path, or a hub id as owner/name")
+        hint = "give a path, or a hub id as owner/name"
+        raise CheckpointError(f"No such file or folder: {location}", found="nothing there", hint=hint)
     repo, revision = match["repo"], match["revision"] or revision
     try:
         folder = huggingface_hub.snapshot_download(

@@ -85,7 +85,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     whole = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     if not whole and not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder}: neither vocab.json with merges.txt nor tokenizer.json")
+        what, hint = f"{folder}: neither vocab.json with merges.txt nor tokenizer.json", "download the folder again"
+        raise CheckpointError(what, found="none of them", hint=hint)
     for name in ("vocab.json", "tokenizer.json", "tokenizer_config.json"):
         if (folder / name).is_file():
             read_json(folder / name)
@@ -97,7 +98,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     lacking = [name for name, number in ids.items() if number is None]
     if lacking:
-        raise CheckpointError(f"{folder}: the tokenizer lacks special tokens", found=f"no {' and no '.join(lacking)}")
+        found = f"no {' and no '.join(lacking)}"
+        hint = "take the tokenizer of the SDXL base model"
+        raise CheckpointError(f"{folder}: the tokenizer lacks special tokens", found=found, hint=hint)
     return tokenizer
 
 

@@ -123,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "JSON", error) from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object", found=type(data).__name__)
+        raise CheckpointError(f"{path} holds no JSON object", found=type(data).__name__, hint="download the file again")
     return data
 
 
@@ -140,7 +140,8 @@ def _candidates(stem: str) -> Iterator[tuple[str, str | None, bool]]:
 def _shards(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
-        raise CheckpointError(f"{index} has no weight_map of tensor names to shard files")
+        what = f"{index} has no weight_map of tensor names to shard files"
+        raise CheckpointError(what, found=type(weight_map).__name__, hint="download the file again")
     names = sorted(set(weight_map.values()))
     return [index.parent / name for name in names]
 

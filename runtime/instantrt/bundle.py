@@ -181,7 +181,8 @@ class Bundle:
     def file(self, name: str) -> Path:
         """A file of the bundle, its digest verified when it is asked for the first time."""
         if name not in self.manifest.files:
-            raise BundleError(f"the bundle does not list a file {name}", hint=EXPORT_AGAIN)
+            listed = f"{len(self.manifest.files)} other files"
+            raise BundleError(f"the bundle does not list a file {name}", found=listed, hint=EXPORT_AGAIN)
         path = self.path(name)
         if name not in self._verified:
             try:
@@ -223,7 +224,8 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise BundleError(
-                f"{path} has format {data['format']}, this version reads format {FORMAT}",
+                f"{path} has another format than this version reads",
+                found=f"format {data['format']}, needed {FORMAT}",
                 hint="use the InstantRT version that made the bundle, or " + EXPORT_AGAIN,
             )
         return Manifest.from_json(data)

@@ -219,4 +219,5 @@ def _require_ordinary(name: str, attn: Any) -> None:
     present += [f"{layer}.bias" for layer in ("to_k", "to_v") if getattr(attn, layer).bias is not None]
     if present or attn.rescale_output_factor != 1:
         found = ", ".join(present) or f"an output divided by {attn.rescale_output_factor}"
-        raise CheckpointError(f"the attention {name} is not one of SDXL's", found=found)
+        hint = "export a checkpoint of SDXL's architecture"
+        raise CheckpointError(f"the attention {name} is not one of SDXL's", found=found, hint=hint)

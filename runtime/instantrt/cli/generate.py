@@ -193,7 +193,9 @@ def output_files(out: Path, samples: int) -> list[Path]:
         RequestError: a suffix that is not that of a picture.
     """
     if out.suffix.lower() not in IMAGE_SUFFIXES:
-        raise RequestError(f"cannot tell a picture format from {out.name!r}", hint=f"use {', '.join(IMAGE_SUFFIXES)}")
+        raise RequestError(
+            "cannot tell a picture format", found=repr(out.name), hint=f"use {', '.join(IMAGE_SUFFIXES)}"
+        )
     if samples <= 1:
         return [out]
     return [out.with_stem(f"{out.stem}-{i}") for i in range(1, samples + 1)]
