@@ -12,6 +12,7 @@ import pytest
 
 from doubles.bench_systems import open_sleeping
 from instantrt.cli import build_parser, main
+from instantrt.threads import usable_cpus
 from instantrt_bench.latency.run import run_latency
 from instantrt_bench.latency.scenario import load_scenarios
 from instantrt_bench.results import files as results_module
@@ -69,6 +70,28 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     assert len(list((tmp_path / "history").iterdir())) == 1
     printed = capsys.readouterr().out
     assert all(text in printed for text in (scenario.id, RUNTIME_ONNXRUNTIME, "p99 ms", str(out)))
+
+
+def test_threads_beyond_the_cpus_are_capped_with_one_warning_and_recorded_as_they_were(
+    nano_bundle: Path, scenarios: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plan = tmp_path / "latency.json", {RUNTIME_ONNXRUNTIME: {"ms": 1}, REFERENCE_EAGER: {"ms": 1}}
+    assert bench(nano_bundle, scenarios, out, plan, "--only", "steps=4/", "--threads", "1000") == 0
+    assert read_results(out).threads == usable_cpus()
+    assert capsys.readouterr().err.count(f"warning: {usable_cpus()} threads instead of 1000") == 1
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1.5", "two", "9" * 5000], ids=lambda text: text[:4])
+@pytest.mark.parametrize("kind", ["latency", "fidelity", "identity", "gate"])
+def test_a_number_of_threads_that_makes_no_sense_is_a_usage_error(
+    kind: str, threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["bench", kind, "--threads", threads])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "--threads: " in error
+    assert "is not a whole number from 1" in error or "expected one argument" in error  # -1 looks like an option
 
 
 def test_an_interrupt_keeps_what_was_measured(nano_bundle: Path, scenarios: Path, tmp_path: Path) -> None:
@@ -178,7 +201,11 @@ def test_a_goal_that_could_not_be_measured_is_missed(nano_bundle: Path, scenario
         (["--min-samples", "5", "--max-samples", "4"], "--min-samples"),
         (["--warm-up", "0"], "--warm-up"),
         (["--peak-gbs", "5"], "belong together"),
+<<<<<<< HEAD
         (["--photo", "absent.jpg"], "the photo does not exist\nFound: absent.jpg"),
+=======
+        (["--photo", "absent.jpg"], "the photo does not exist"),
+>>>>>>> 6d2525a (Test that threads are capped and recorded; note how numbers that are not finite are found)
         (["--scenarios", "sdxl"], "exported for pictures of 64x64 to 256x256"),
     ],
 )

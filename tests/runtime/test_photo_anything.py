@@ -31,7 +31,8 @@ PROFILES = (None, rgb_profile("Display P3"), grey_profile(1.8), cmyk_profile(), 
 WITH_PROFILE = {"JPEG", "PNG", "WEBP", "TIFF", "AVIF"}
 WITH_EXIF = {"JPEG", "PNG", "WEBP"}
 
-sizes = st.tuples(*[st.integers(1, 90) | st.integers(1300, 1500)] * 2).filter(lambda size: size[0] * size[1] < 300_000)
+sides = st.integers(32, 90) | st.integers(32, 90) | st.integers(1, 40) | st.integers(1290, 1500)
+sizes = st.tuples(sides, sides).filter(lambda size: size[0] * size[1] < 300_000)
 
 
 @st.composite
@@ -70,15 +71,20 @@ def _exif(orientation: int) -> Image.Exif:
 
 @st.composite
 def damages(draw: st.DrawFn, data: bytes) -> bytes:
-    """``data`` as it is, cut off, with bytes that differ, repeated or left out."""
+    """``data`` with nothing, or one or two things, done to it: bytes that differ, are missing or repeated; cut off."""
     damaged = bytearray(data)
-    for place, value in draw(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5)):
-        damaged[min(int(place**3 * len(data)), len(data) - 1)] = value  # mostly in the header
-    if draw(st.booleans()):
-        at, length = (int(draw(st.floats(0, 1)) * len(data)) for _ in range(2))
-        damaged[at : at + length] = draw(st.sampled_from([b"", b"\0" * length, damaged[:length]]))
-    if draw(st.booleans()):
-        del damaged[int(draw(st.floats(0, 1)) * len(damaged)) :]
+    for damage in draw(st.lists(st.sampled_from(["bytes", "hole", "zeros", "repeat", "end", "cut"]), max_size=2)):
+        at, length = (int(draw(st.floats(0, 1)) ** 3 * len(damaged)) for _ in range(2))  # mostly early, mostly short
+        if damage == "bytes":
+            for place in range(at, min(at + 4, len(damaged))):
+                damaged[place] = draw(st.integers(0, 255))
+        elif damage == "end":
+            del damaged[len(damaged) - length // 4 :]
+        elif damage == "cut":
+            del damaged[at:]
+        else:
+            replacement = {"hole": b"", "zeros": bytes(length), "repeat": damaged[at : at + length] * 2}[damage]
+            damaged[at : at + length] = replacement
     return bytes(damaged)
 
 

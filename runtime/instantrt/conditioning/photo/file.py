@@ -16,13 +16,13 @@ from instantrt.conditioning.photo.truncated import END_OF_IMAGE, has_all_scans, 
 from instantrt.errors import PhotoError
 from instantrt.plain import shortened
 
-# An allow-list: some of Pillow's other formats run programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF")
 PLUGINS: Mapping[str, tuple[str, str]] = {
     "AVIF": ("pillow_avif", "pip install --upgrade pillow, to 11.3 or later"),
     "HEIF": ("pillow_heif", "pip install pillow-heif"),
 }
 """For formats that Pillow may lack: the package that adds it, and what to do to have it."""
+COMMON = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = (*COMMON, *PLUGINS)  # an allow-list: some of Pillow's other formats run programs
 
 MAX_MISSING_ROWS = 0.05  # of a JPEG without its last bytes, as a share of its rows
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further ones behind it, as many phones write
@@ -85,10 +85,9 @@ def _opened(file: ImageFileBytes, data: bytes) -> Image.Image:
         what = "the image is not decoded yet, and of a format that is not decoded here"
         raise PhotoError(what, found=f"{file.opened_as}", hint="call its load() first, or save it as JPEG")
     name = format_name(data)
-    _register(name)
-    Image.init()
+    added = [known for known in PLUGINS if known == name and _can_read(known)]
     try:
-        image = Image.open(BytesIO(data), formats=[known for known in FORMATS if known in Image.OPEN])
+        image = Image.open(BytesIO(data), formats=(*COMMON, *added))
         if file.frame:
             image.seek(file.frame)
     except Image.DecompressionBombError:
@@ -114,22 +113,22 @@ def _load(image: Image.Image) -> None:
     image.load()
 
 
-def _register(name: str | None) -> None:
-    """Have Pillow read a format that another package adds, if that is installed."""
-    if name is None or name not in PLUGINS or _is_readable(name):
-        return
-    try:
-        plugin = importlib.import_module(PLUGINS[name][0])  # pillow_avif registers itself
-    except ImportError:
-        return
-    if name == "HEIF":
-        plugin.register_heif_opener()
+def _can_read(name: str) -> bool:
+    """Whether Pillow reads a format of :data:`PLUGINS`, once the package that adds it is imported if it is there."""
+    if not _is_registered(name):
+        try:
+            plugin = importlib.import_module(PLUGINS[name][0])  # pillow_avif registers itself
+        except ImportError:
+            return False
+        if name == "HEIF":
+            plugin.register_heif_opener()
+    return _is_registered(name)
 
 
-def _is_readable(name: str) -> bool:
+def _is_registered(name: str) -> bool:
     Image.init()
-    built_in = name != "AVIF" or features.check("avif") or PLUGINS[name][0] in sys.modules
-    return name in Image.OPEN and built_in
+    lacks_library = name == "AVIF" and not features.check("avif") and PLUGINS[name][0] not in sys.modules
+    return name in Image.OPEN and not lacks_library
 
 
 def format_name(data: bytes) -> str | None:
@@ -144,7 +143,7 @@ def format_name(data: bytes) -> str | None:
 
 
 def _not_readable(name: str | None, found: str) -> PhotoError:
-    if name is not None and name in PLUGINS and not _is_readable(name):
+    if name is not None and name in PLUGINS and not _can_read(name):
         called = {"HEIF": "a HEIC"}.get(name, f"an {name}")
         hint = f"{PLUGINS[name][1]}; or save the photo as JPEG"
         return PhotoError(f"the photo is {called} file, which Pillow does not read here", found=found, hint=hint)
