@@ -19,11 +19,8 @@ SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECK
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
 
-# Tests that measure time run after the others, with the machine to themselves, on the bundles that those exported.
 test: check
-	rm -rf $(OUT)/test
-	$(RUN) -m pytest --shared $(OUT)/test $(PARALLEL) -m "not slow and not serial"
-	$(RUN) -m pytest --shared $(OUT)/test -m "serial and not slow"
+	$(RUN) -m pytest $(PARALLEL)
 
 # `make test` draws the same random inputs in every run; this draws others for so many seconds, or until a test fails.
 # Each round prints its seed as options of pytest, with which a failure is repeated: `pytest OPTIONS TEST`.
@@ -34,7 +31,7 @@ fuzz: $(INSTALLED)
 		options="--hypothesis-profile=fuzz --hypothesis-seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')"; \
 		echo "$$options"; \
 		PYTEST_ADDOPTS="$$options" timeout --foreground --signal=INT $$left \
-			$(RUN) -m pytest --shared $(OUT)/fuzz --exitfirst $(PARALLEL) -m "not slow and not serial" $(DRAWING); \
+			$(RUN) -m pytest --shared $(OUT)/fuzz --exitfirst $(PARALLEL) $(DRAWING); \
 		status=$$?; [ $$status -eq 0 ] || [ $$status -eq 124 ] || exit $$status; \
 	done
 

@@ -35,7 +35,6 @@ def bench(bundle: Path, scenarios: Path, out: Path, plan: dict[str, Any], *optio
     return run_latency(args.selected.parsed(args), open_sleeping)
 
 
-@pytest.mark.serial
 def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     nano_bundle: Path, scenarios: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,7 +55,7 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     summary = runtime.summary
     assert summary["latency_ms"]["n"] == 4
     assert summary["pictures_per_s"] == pytest.approx(1e3 / summary["latency_ms"]["mean"])
-    assert summary["stages_ms"]["denoise"]["p50"] == pytest.approx(summary["latency_ms"]["p50"] / 2, rel=0.05)
+    assert (summary["latency_ms"]["p50"], summary["stages_ms"]["denoise"]["p50"]) == (5, 2.5)
     assert summary["cold_start_ms"]["total_ms"] > summary["cold_start_ms"]["import_ms"] > 0
     assert summary["peak_host_bytes"] > 10e6
     assert summary["peak_device_bytes"] is None
@@ -64,8 +63,7 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     assert results.scenarios[1].systems[RUNTIME_ONNXRUNTIME].summary["cold_start_ms"] is None
     ratio = results.summary["ratio_eager"][RUNTIME_ONNXRUNTIME]
     assert ratio["scenario"] == scenario.id
-    assert ratio["low"] <= ratio["estimate"] <= ratio["high"]  # on a busy machine an end of it may lie anywhere
-    assert 2 < ratio["estimate"] < 4
+    assert (ratio["low"], ratio["estimate"], ratio["high"]) == pytest.approx((3, 3, 3))
     assert ratio["scenarios"] == 3
     assert len(list((tmp_path / "history").iterdir())) == 1
     printed = capsys.readouterr().out
@@ -144,7 +142,6 @@ def test_sessions_are_added_to_a_file_that_they_belong_into(
     assert read_results(out).scenarios[0].systems[RUNTIME_ONNXRUNTIME].samples["session"] == [0] * 4
 
 
-@pytest.mark.serial
 @pytest.mark.parametrize(
     ("goals", "status", "said"),
     [
@@ -201,11 +198,7 @@ def test_a_goal_that_could_not_be_measured_is_missed(nano_bundle: Path, scenario
         (["--min-samples", "5", "--max-samples", "4"], "--min-samples"),
         (["--warm-up", "0"], "--warm-up"),
         (["--peak-gbs", "5"], "belong together"),
-<<<<<<< HEAD
         (["--photo", "absent.jpg"], "the photo does not exist\nFound: absent.jpg"),
-=======
-        (["--photo", "absent.jpg"], "the photo does not exist"),
->>>>>>> 6d2525a (Test that threads are capped and recorded; note how numbers that are not finite are found)
         (["--scenarios", "sdxl"], "exported for pictures of 64x64 to 256x256"),
     ],
 )
@@ -257,7 +250,6 @@ def test_the_runtimes_worker_needs_no_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-@pytest.mark.serial
 @pytest.mark.timeout(300)
 def test_the_real_systems_agree_and_are_timed(nano_bundle: Path, nano_checkpoint: Path, tmp_path: Path) -> None:
     scenarios, out = tmp_path / "set.json", tmp_path / "latency.json"
@@ -273,6 +265,7 @@ def test_the_real_systems_agree_and_are_timed(nano_bundle: Path, nano_checkpoint
     ].keys()
     assert runtime.summary["peak_host_bytes"] < reference.summary["peak_host_bytes"]
     for system in (runtime, reference):
-        latency, stages = system.summary["latency_ms"]["p50"], system.summary["stages_ms"]
-        assert 0.7 * latency < sum(stage["p50"] for stage in stages.values()) < 1.1 * latency
-        assert 0 < 4 * system.summary["call_ms"]["p50"] < latency
+        # Means add up whatever else the machine does.
+        latency, stages = system.summary["latency_ms"]["mean"], system.summary["stages_ms"]
+        assert 0.7 * latency < sum(stage["mean"] for stage in stages.values()) < 1.1 * latency
+        assert 0 < 4 * system.summary["call_ms"]["min"] < latency

@@ -12,15 +12,14 @@ from instantrt.errors import CancelledError
 from instantrt.stages import StageClock
 
 
-@pytest.mark.serial
 def test_stages_are_timed_in_order_and_repeated_ones_added_up() -> None:
     clock = StageClock(HostDevice())
-    for name, seconds in (("a", 0.01), ("b", 0.0), ("a", 0.02)):
+    for name, seconds in (("a", 0.1), ("b", 0.0), ("a", 0.2)):
         with clock.stage(name):
             sleep(seconds)
     times = clock.read_ms()
     assert list(times) == ["a", "b"]
-    assert times["a"] >= 30
+    assert times["a"] >= 300
     assert 0 <= times["b"] < times["a"]
 
 

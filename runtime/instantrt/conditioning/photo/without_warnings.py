@@ -33,7 +33,7 @@ def without_warnings() -> Iterator[None]:
     """Ignore every warning that this thread raises inside, even where the caller's filters turn them into errors.
 
     ``warnings.catch_warnings`` swaps the filters of the whole process, so two threads that use it undo each other's.
-    Here one filter is put in front of the caller's, and stays: it matches only in threads that are inside. Only a filter
+    Here one filter is put in front of the caller's, and stays: it matches only in threads that are inside. Only one
     that another thread puts in front of it meanwhile still counts. Likewise for what Pillow logs, which goes to the
     terminal where nobody handles it.
     """
