@@ -78,7 +78,7 @@ def problem_of_command(words: list[str]) -> str | None:
     """The target, module, subcommand or option that does not exist; None for a command of somebody else's."""
     program = Path(words[0]).name
     if program == "make":
-        unknown = sorted(set(words[1:]) - make_targets())
+        unknown = sorted({word for word in words[1:] if "=" not in word} - make_targets())
         return f"make has no target {unknown[0]}" if unknown else None
     if program.startswith("python") and words[1:2] == ["-m"] and words[2] not in ("venv", "pytest"):
         return None if find_spec(words[2]) else f"there is no module {words[2]}"

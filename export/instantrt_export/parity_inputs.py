@@ -93,7 +93,9 @@ class RequestInputs:
         if network == "text_encoder":
             self._first_text = outputs["hidden_states"]
         elif network == "text_encoder_2" and self._first_text is not None:
-            self._given["text_tokens"] = np.concatenate([self._first_text, outputs["hidden_states"]], axis=-1)
+            both = (self._first_text, outputs["hidden_states"])
+            rows = min(map(len, both))  # the encoders were compared on as many texts as each was exported for
+            self._given["text_tokens"] = np.concatenate([texts[:rows] for texts in both], axis=-1)
 
     def inputs(
         self, contract: NetworkContract, symbols: Mapping[str, int], precision: Precision, vocabulary: int = 0

@@ -119,7 +119,7 @@ def _read_path(path: str | os.PathLike[Any]) -> bytes:
         raise
     except FileNotFoundError:
         hint = "download it and give the file's path or bytes" if "://" in name else "check the path"
-        raise PhotoError("the photo does not exist", found=name, hint=hint) from None
+        raise PhotoError("the photo does not exist", found=name or "an empty name", hint=hint) from None
     except Exception as error:  # ValueError: a NUL character; and whatever a PathLike of the caller's raises
         reason = getattr(error, "strerror", None) or error
         raise PhotoError("the photo cannot be read", found=f"{name}: {reason}", hint=limits.FILE_HINT) from None
