@@ -10,9 +10,10 @@ from rich.table import Table
 
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
 from instantrt_export.arguments import ExportOptions
-from instantrt_export.bundle import picture_sizes, write_bundle
+from instantrt_export.bundle import write_bundle
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.export import ExportedNetwork
+from instantrt_export.picture_sizes import picture_sizes
 
 
 def run_export(options: ExportOptions) -> ExitStatus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer: PreTrainedTokenizerFast = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # of the tokenizers library, without a class of its own
         what = f"{folder} holds no tokenizer that can be loaded"
-        raise CheckpointError(what, found=str(error).splitlines()[0][:200], hint="download the folder again") from error
+        found = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(what, found=found, hint="download the folder again") from error
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     lacking = [name for name, number in ids.items() if number is None]
     if lacking:
@@ -111,7 +113,8 @@ def tokenizer_problems(folder: Path, encoder: Component | None) -> list[str]:
         return []
     highest = {folder: max(tokenizer.get_vocab().values())}
     if (folder / "vocab.json").is_file():
-        highest[folder / "vocab.json"] = max(read_json(folder / "vocab.json").values(), default=0)
+        ids = read_json(folder / "vocab.json").values()
+        highest[folder / "vocab.json"] = max((number for number in ids if isinstance(number, int)), default=0)
     size, config = encoder.config.vocab_size, encoder.folder / "config.json"
     return [f"{path} has ids up to {n}, {config} has {size} tokens" for path, n in highest.items() if n >= size]
 
@@ -128,7 +131,7 @@ def _strides(components: Mapping[str, Component]) -> list[str]:
 def _latent_scaling(vae: Component) -> list[str]:
     config, path = vae.config, vae.folder / "config.json"
     problems = []
-    if not isinstance(config.scaling_factor, Real) or not config.scaling_factor:
+    if not isinstance(config.scaling_factor, Real) or not config.scaling_factor or not isfinite(config.scaling_factor):
         problems.append(f"{path}: scaling_factor is {config.scaling_factor!r}, needed a number")
     for key in ("latents_mean", "latents_std"):
         values = config[key]

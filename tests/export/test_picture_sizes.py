@@ -9,8 +9,8 @@ import pytest
 from doubles.checkpoints import rewrite_config
 from instantrt.bundle import PictureSizes
 from instantrt.cli import main
-from instantrt_export.bundle import export_shapes, picture_sizes
 from instantrt_export.checkpoint import Checkpoint
+from instantrt_export.picture_sizes import export_shapes, picture_sizes
 from instantrt_export.shapes import ExportOptionError
 
 SMALL, OWN, LARGE = (64, 64), (128, 128), (256, 192)

@@ -76,6 +76,11 @@ def test_a_broken_vocabulary_is_refused(folder: Path) -> None:
     assert "vocab.json is no readable JSON file" in refusal(folder)
 
 
+def test_a_vocabulary_of_other_things_than_numbers_is_no_traceback(folder: Path) -> None:
+    replace_file(folder / "tokenizer" / "vocab.json", b'{"a": "b", "c": 1, "d": null}')
+    Checkpoint.open(folder)  # what is used is tokenizer.json
+
+
 def test_tokens_beyond_the_text_encoders_table_are_refused(folder: Path) -> None:
     """As of a textual inversion that was saved with the tokenizer alone."""
     path = folder / "tokenizer" / "tokenizer.json"
@@ -144,6 +149,7 @@ def test_a_vae_of_other_channels_than_rgb_is_refused(folder: Path) -> None:
     [
         ({"scaling_factor": None}, "scaling_factor is None, needed a number"),
         ({"scaling_factor": 0.0}, "scaling_factor is 0.0, needed a number"),
+        ({"scaling_factor": float("nan")}, "scaling_factor is nan, needed a number"),
         ({"latents_mean": [0.0] * 3, "latents_std": [1.0] * 4}, "latents_mean has 3 numbers, needed 4"),
     ],
 )

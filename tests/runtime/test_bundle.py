@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
+from doubles.graphs import projection, write_bundle
 from doubles.small import DIMS
-from instantrt.bundle import MANIFEST, Bundle, Manifest, PictureSizes, write_manifest
+from instantrt.bundle import MANIFEST, Bundle, Manifest, PictureSizes, linked_data, read_manifest, write_manifest
 from instantrt.contracts import Residual, network_contracts
+from instantrt.engine import TargetOptions
 from instantrt.errors import BundleError, RequestError
+from instantrt.targets import open_target
 
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
@@ -152,3 +158,56 @@ def test_sdxl_contracts_have_the_shapes_of_the_published_networks() -> None:
     heads = {s.name: s.shape for s in contracts["face_detector"].outputs}
     assert heads["scores_8"] == (12800, 1)
     assert heads["keypoints_32"] == (800, 10)
+
+
+def test_a_file_that_went_away_after_the_bundle_was_opened_says_to_open_it_again(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    (bundle / "onnx/unet.onnx").unlink()
+    with pytest.raises(BundleError, match=r"(?s)onnx/unet\.onnx cannot be read any more.*load the bundle again"):
+        opened.onnx("unet")
+
+
+def test_files_may_lie_elsewhere_than_their_names_say(bundle: Path) -> None:
+    (bundle / "second").mkdir()
+    (bundle / "onnx").rename(bundle / "second/onnx")
+    moved = {name: f"second/{name}" for name in ("onnx/unet.onnx", "onnx/unet.onnx.data")}
+    edit(bundle, lambda data: data.update(moved=moved))
+    opened = Bundle.open(bundle)
+    assert opened.onnx("unet") == bundle / "second/onnx/unet.onnx"
+    assert Manifest.from_json(opened.manifest.to_json()) == opened.manifest
+    (bundle / "second/onnx/unet.onnx.data").unlink()
+    with pytest.raises(BundleError, match=r"onnx/unet\.onnx\.data is missing"):
+        Bundle.open(bundle)
+
+
+def test_only_what_the_format_names_is_part_of_a_bundle(bundle: Path) -> None:
+    for name in ("picture.png", ".git/HEAD", "onnx/notes.txt", "onnx/vae_decoder.onnx", "plans/x/unet.plan"):
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_bytes(b"mine")
+    write_manifest(bundle, Bundle.open(bundle).manifest)
+    assert set(Bundle.open(bundle).manifest.files) == {"onnx/unet.onnx", "onnx/unet.onnx.data"}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_linked_weights_are_known_as_such(bundle: Path, tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    path = bundle / "onnx/unet.onnx"
+    assert linked_data(path) is None
+    data = Path(f"{path}.data")
+    data.rename(tmp_path / "blob")
+    link(tmp_path / "blob", data)
+    assert "link" in (linked_data(path) or "")
+
+
+def test_weights_behind_a_link_that_onnx_runtime_does_not_follow_are_told_to_be_copied(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "bundle", {"image_projection": projection()})
+    path = folder / "onnx/image_projection.onnx"
+    proto = onnx.load(path)
+    onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1000)
+    Path(f"{path}.data").rename(tmp_path / "blob")
+    Path(f"{path}.data").symlink_to(tmp_path / "blob")
+    write_manifest(folder, read_manifest(folder))
+    target = open_target("onnxruntime", Bundle.open(folder), TargetOptions())
+    with pytest.raises(BundleError, match=r"(?s)cannot load image_projection\.onnx.*data is a link to .*blob.*cp -rL"):
+        target.load("image_projection", {})
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert open_target("onnxruntime", Bundle.open(copy), TargetOptions()).load("image_projection", {})
