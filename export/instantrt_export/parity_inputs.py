@@ -34,6 +34,8 @@ default manifest's two portraits and its prompts, nine samplers, 30 steps; of th
 embeddings are not among them: standard normal numbers are larger than nano's."""
 
 _KEPT_AS = {
+    ("text_encoder", "hidden_states"): "text",
+    ("text_encoder_2", "hidden_states"): "text_2",
     ("image_projection", "tokens"): "face_tokens",
     ("control_embedding", "features"): "control_features",
     ("time_embedding", "unet"): "time_embeddings_unet",
@@ -83,24 +85,19 @@ class RequestInputs:
         )
         self.size = self._width, self._height = width, height
         self._given: dict[str, Array] = {}
-        self._first_text: Array | None = None
         self._rng = np.random.default_rng()
 
     def keep(self, network: str, outputs: Mapping[str, Array]) -> None:
-        """Remember what a network gave, for those that come after it."""
+        """Remember what a network gave last, for those that come after it."""
         for name, values in outputs.items():
             self._given[_KEPT_AS.get((network, name), name)] = values
-        if network == "text_encoder":
-            self._first_text = outputs["hidden_states"]
-        elif network == "text_encoder_2" and self._first_text is not None:
-            both = (self._first_text, outputs["hidden_states"])
-            rows = min(map(len, both))  # the encoders were compared on as many texts as each was exported for
-            self._given["text_tokens"] = np.concatenate([texts[:rows] for texts in both], axis=-1)
 
     def inputs(
         self, contract: NetworkContract, symbols: Mapping[str, int], precision: Precision, vocabulary: int = 0
     ) -> dict[str, Array]:
         """Inputs of a network at these sizes."""
+        if {"text", "text_2"} <= self._given.keys():
+            self._given["text_tokens"] = np.concatenate([self._given["text"], self._given["text_2"]], axis=-1)
         inputs = random_inputs(contract, symbols, precision, self._rng, vocabulary)
         for spec in contract.inputs:
             shape, dtype = spec.resolve(symbols), spec.numpy_dtype(precision)
