@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import onnx
 
@@ -30,7 +29,7 @@ from instantrt_engines.build_support import BUILD_SUPPORT, BuildSupport, knows_a
 from instantrt_engines.builder import Job, Measured, NoAttentionKernelError, build_plan
 from instantrt_engines.checks import attention_memory, check_attention, check_precision
 from instantrt_engines.graph import ShapedGraph, load_graph
-from instantrt_engines.log import BuildLog
+from instantrt_engines.log import BuildLog, LogFile
 from instantrt_engines.options import BuildOptions
 from instantrt_engines.prepare import prepare
 from instantrt_engines.profiles import ShapeOptions, corner, profiles_for, static_symbols
@@ -77,7 +76,7 @@ def build_plans(
     bundle: Bundle,
     request: BuildRequest,
     progress: BuildProgress = lambda _network, _phase, _share: None,
-    log_file: TextIO | None = None,
+    log_file: LogFile | None = None,
 ) -> Iterator[BuildResult]:
     """Build what is missing or stale, one network after the other; each is in place before its result is given.
 
@@ -139,7 +138,7 @@ class Building:
     contract: NetworkContract
     wanted: PlanIdentity
     progress: BuildProgress
-    log_file: TextIO | None
+    log_file: LogFile | None
 
     def ensure(self) -> BuildResult:
         """The valid plan that is there, or a new one. Waits while another process builds the same network."""

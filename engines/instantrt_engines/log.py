@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
+from instantrt.atomic import output_errors
 from instantrt.engine.tensorrt_log import tensorrt_log
 
 if TYPE_CHECKING:
@@ -19,6 +21,42 @@ NOISE = re.compile(r"\[checkMacros\.cpp::catchCudaError.*cudaError 35.*\)\)|^Mod
 MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")
 
 
+class LogFile:
+    """TensorRT's whole log as a file.
+
+    Writing never raises: an exception inside TensorRT's call would end the process. :meth:`close` tells what failed.
+
+    Raises:
+        OutputError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._error: OSError | None = None
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+
+    def write(self, text: str) -> None:
+        """Add a text, unless an earlier one could not be written."""
+        if self._error is None:
+            try:
+                self._file.write(text)
+            except OSError as error:
+                self._error = error
+
+    def close(self) -> None:
+        """Finish the file.
+
+        Raises:
+            OutputError: not all of it could be written.
+        """
+        with output_errors(self._path):
+            self._file.close()
+            if self._error is not None:
+                raise self._error
+
+
 @dataclass
 class BuildLog:
     """The messages of one build.
@@ -27,7 +65,7 @@ class BuildLog:
         file: gets every message as it comes, verbose ones too, if given.
     """
 
-    file: TextIO | None = None
+    file: LogFile | None = None
     errors: list[str] = field(default_factory=list)
     activation_bytes: list[int] = field(default_factory=list)  # one per profile, in their order
     weight_bytes: int | None = None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from pathlib import Path
+from contextlib import closing, nullcontext
 from typing import Any
 
 from rich.table import Table
 
-from instantrt.atomic import output_errors
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
 from instantrt_engines.arguments import BuildCommandOptions
 from instantrt_engines.build import BuildRequest, BuildResult, build_plans
+from instantrt_engines.log import LogFile
 from instantrt_engines.options import BuildOptions
 from instantrt_engines.profiles import ShapeOptions
 from instantrt_engines.tables import megabytes, wide_console
@@ -22,7 +21,8 @@ def run_build(options: BuildCommandOptions) -> ExitStatus:
     """Run the command."""
     bundle, request = Bundle.open(options.bundle), build_request(options)
     results = []
-    with _log_file(options.log) as log, ProgressDisplay() as display:
+    log_file = nullcontext(None) if options.log is None else closing(LogFile(options.log))
+    with log_file as log, ProgressDisplay() as display:
         for result in build_plans(
             bundle, request, lambda network, phase, share: display.show(network, share, 1.0, phase), log
         ):
@@ -59,15 +59,6 @@ def build_request(options: BuildCommandOptions) -> BuildRequest:
         force=options.force,
         allow_slow=options.allow_slow,
     )
-
-
-def _log_file(path: Path | None) -> Any:
-    """An open file for TensorRT's log, or nothing."""
-    if path is None:
-        return nullcontext()
-    with output_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8")
 
 
 def _record(result: BuildResult) -> dict[str, Any]:

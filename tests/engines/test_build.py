@@ -285,6 +285,13 @@ def test_the_log_has_what_tensorrt_said(bundle: Path, tmp_path: Path, capsys: py
     assert all(n["built"] and n["plan_bytes"] > 0 and n["activation_bytes"][0] > 0 for n in networks)
 
 
+def test_a_log_that_cannot_be_written_is_one_message_and_the_plan_is_kept(bundle: Path, capsys) -> None:
+    assert main(["build", str(bundle), "--target", TARGET, "--only", NAMES[0], "--log", "/dev/full"]) == 1
+    err = capsys.readouterr().err
+    assert "/dev/full cannot be written\nFound: No space left on device" in err
+    assert build(bundle, PROJECTION)[0].reason is None
+
+
 def test_the_table_says_what_was_built_and_nothing_else_in_a_pipe(bundle: Path, capfd) -> None:
     assert main(["build", str(bundle), "--target", TARGET]) == 0
     assert main(["build", str(bundle), "--target", TARGET]) == 0
