@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
+from instantrt.bundle import TOKENIZERS, network_files, tokenizer_files
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.scales import SCALES
 from instantrt_export.export import export_bundle
@@ -24,14 +26,23 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = random_checkpoint(SCALES[args.scale], args.out / "files", args.seed, args.network)
     shapes = ExportShapes(args.px, args.px, slots=1, guidance_batch=2) if args.fixed else ExportShapes(args.px, args.px)
+    unfinished, folder = args.out / "unfinished" / args.network, args.out / "bundle"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     export_bundle(
         checkpoint,
-        args.out / "bundle",
+        unfinished,
         shapes=shapes,
         precision=args.precision,
         only=[args.network],
         check_parity=False,
     )
+    # The ONNX file last: where it is, all of the network is.
+    tokenizers = [name for tokenizer in TOKENIZERS for name in tokenizer_files(tokenizer)]
+    for name in (*tokenizers, *reversed(network_files(args.network))):
+        if (unfinished / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).replace(folder / name)
+    shutil.rmtree(unfinished)
 
 
 if __name__ == "__main__":
