@@ -228,11 +228,20 @@ def read_manifest(folder: Path) -> Manifest:
                 found=f"format {data['format']}, needed {FORMAT}",
                 hint="use the InstantRT version that made the bundle, or " + EXPORT_AGAIN,
             )
-        return Manifest.from_json(data)
+        manifest = Manifest.from_json(data)
+        contracts = json.loads(json.dumps(manifest.to_json()["contracts"]))
+        others = [name for name in contracts if data["contracts"].get(name) != contracts[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"{path} cannot be read as a manifest", found=f"{type(error).__name__}: {error}", hint=EXPORT_AGAIN
         ) from error
+    if others:
+        raise BundleError(
+            f"{folder} was exported for networks with other inputs or outputs than this version's",
+            found=f"other contracts of {', '.join(others)}",
+            hint=EXPORT_AGAIN,
+        )
+    return manifest
 
 
 def network_files(network: str) -> tuple[str, str]:

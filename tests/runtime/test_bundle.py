@@ -115,6 +115,19 @@ def test_an_unreadable_manifest_says_why(bundle: Path, change: Callable[[dict[st
         Bundle.open(bundle)
 
 
+def test_a_bundle_of_other_contracts_is_told_before_a_network_is_loaded(bundle: Path) -> None:
+    """As one is that was exported before an output was added."""
+
+    def older(data: dict[str, Any]) -> None:
+        del data["contracts"]["unet"]["outputs"][-1]
+
+    edit(bundle, older)
+    with pytest.raises(
+        BundleError, match="other inputs or outputs than this version"
+    ):
+        Bundle.open(bundle)
+
+
 def test_a_manifest_that_is_no_json_says_so(bundle: Path) -> None:
     (bundle / MANIFEST).write_text("{")
     with pytest.raises(BundleError, match="cannot be read as a manifest"):
