@@ -16,6 +16,7 @@ stand above it here.
 PACKAGES = {
     "runtime/instantrt": "Bundle to picture. The main path is `pipeline.py`, `prepare.py`, `conditioning/`, "
     "`denoise.py`, `engine/`, `device/`.",
+    "runtime/instantrt_serve": "Pictures over HTTP.",
     "engines/instantrt_engines": "ONNX to plan.",
     "export/instantrt_export": "Checkpoint to ONNX.",
     "export/instantrt_nano": "Makes and trains nano, and carries its files.",

@@ -1,4 +1,4 @@
-"""Imports point one way: bench -> nano -> export -> engines -> runtime; the runtime needs no training framework."""
+"""Imports point one way: bench -> nano -> export -> engines -> runtime and serve -> runtime, which needs no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {  # a package may import those that stand above it here
     "instantrt": "runtime",
+    "instantrt_serve": "runtime",
     "instantrt_engines": "engines",
     "instantrt_export": "export",
     "instantrt_nano": "export",
@@ -45,6 +46,11 @@ def test_a_package_imports_only_what_stands_below_it(package: str) -> None:
     above = set(ORDER[ORDER.index(package) + 1 :])
     wrong = {str(f.relative_to(ROOT)): imports_of(f) & above for f in files_of(package) if imports_of(f) & above}
     assert not wrong
+
+
+@pytest.mark.parametrize("package", ["instantrt_engines", "instantrt_export", "instantrt_nano"])
+def test_what_makes_bundles_does_not_know_of_serving(package: str) -> None:
+    assert not [str(f) for f in files_of(package) if "instantrt_serve" in imports_of(f)]
 
 
 @pytest.mark.parametrize("package", ORDER)

@@ -18,7 +18,14 @@ from doubles.processes import environment, instantrt
 from doubles.result_files import latency_results
 from instantrt.quiet import VARIABLES
 
-PACKAGES = ("instantrt", "instantrt_engines", "instantrt_export", "instantrt_nano", "instantrt_bench")
+PACKAGES = (
+    "instantrt",
+    "instantrt_serve",
+    "instantrt_engines",
+    "instantrt_export",
+    "instantrt_nano",
+    "instantrt_bench",
+)
 GENERATE = ("--prompt", "a person", "--steps", "4", "--size", "64x64", "--threads", "1", "--out", "a.png")
 
 

@@ -17,7 +17,14 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"instantrt", "instantrt_engines", "instantrt_export", "instantrt_nano", "instantrt_bench"}
+PACKAGES = {
+    "instantrt",
+    "instantrt_serve",
+    "instantrt_engines",
+    "instantrt_export",
+    "instantrt_nano",
+    "instantrt_bench",
+}
 HEAVY = {"torch", "diffusers", "transformers", "onnx", "onnxscript", "scikit-image", "matplotlib", "jinja2", "rich"}
 
 
@@ -39,7 +46,7 @@ def lean_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_wheel_holds_the_five_packages_with_their_types_and_licence(wheel: Path) -> None:
+def test_the_wheel_holds_the_six_packages_with_their_types_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)

@@ -1,0 +1,155 @@
+"""What the API process and the engine worker say to each other: one MessagePack object per frame, nothing executable.
+
+The API process sends :class:`Submit` and :class:`Cancel`; the worker answers each submitted job with any number of
+:class:`Progress` and exactly one of :class:`Done` and :class:`Failed`. A worker that dies answers nothing more: its
+client then fails every job that was open with :class:`instantrt_serve.worker_client.WorkerLostError`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PictureFormat = Literal["jpeg", "png"]
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """A job for the worker.
+
+    Args:
+        job: the job's id, unique among open jobs.
+        account: whom the job's share of the device is counted for.
+        fields: fields of :class:`instantrt.GenerateRequest` but ``face`` and ``pose``; the seed is drawn already.
+        face: the photo's file.
+        pose: the pose photo's file.
+        deadline_s: seconds from now after which the answer is of no use any more; None for jobs that wait.
+        format: of the pictures.
+        preview_calls: send a preview with the progress after every so many network calls; 0 sends none.
+        tags: written into each picture beside what the worker itself knows, e.g. the request's id.
+    """
+
+    job: str
+    account: str
+    fields: dict[str, str | int | float | bool | None]
+    face: bytes
+    pose: bytes | None = None
+    deadline_s: float | None = None
+    format: PictureFormat = "jpeg"
+    preview_calls: int = 0
+    tags: dict[str, str] = {}
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Stop a job at its next call; it ends with :class:`Failed` and code ``cancelled``, unless it has ended."""
+
+    job: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Take no more jobs, finish those there are, then exit."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """Networks are loaded and warm.
+
+    Args:
+        model: what the bundle calls itself.
+        version: of InstantRT.
+        target: what executes the networks.
+        sizes: width and height by default, least and largest, in pixels.
+        slots: pictures that one lane denoises side by side.
+        lanes: batches that take turns on the device.
+        call_ms: by "WIDTHxHEIGHT/GUIDANCE_BATCH", milliseconds of one network call of one lane, measured at start-up.
+        fixed_ms: milliseconds of a request outside the loop, measured at start-up.
+    """
+
+    model: str
+    version: str
+    target: str
+    sizes: dict[str, tuple[int, int]]
+    slots: int
+    lanes: int
+    call_ms: dict[str, float]
+    fixed_ms: float
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """The worker lives: after every turn of the device, and every second when it is idle.
+
+    Args:
+        waiting: jobs that have not begun.
+        active: jobs in a lane.
+        backlog_ms: how long the device has to work for all of them, as measured so far.
+        busy_ms: how long it has worked in all.
+    """
+
+    waiting: int
+    active: int
+    backlog_ms: float
+    busy_ms: float
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far a job is.
+
+    Args:
+        job: its id.
+        calls_done: network calls done of the job's least advanced picture.
+        calls: network calls in all.
+        preview: a small JPEG of the first picture as it is now.
+    """
+
+    job: str
+    calls_done: int
+    calls: int
+    preview: bytes | None = None
+
+
+class Done(msgspec.Struct, frozen=True, tag="done"):
+    """A job's pictures.
+
+    Args:
+        job: its id.
+        pictures: one file per sample.
+        seed: the seed used.
+        width: of the pictures, in pixels.
+        height: likewise.
+        warnings: what the user should know.
+        queue_ms: from the job's arrival at the worker to its start.
+        stages_ms: milliseconds by stage, as in :class:`instantrt.result.Timings`.
+    """
+
+    job: str
+    pictures: list[bytes]
+    seed: int
+    width: int
+    height: int
+    warnings: list[str]
+    queue_ms: float
+    stages_ms: dict[str, float]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """A job without pictures.
+
+    Args:
+        job: its id.
+        code: the code of an :class:`instantrt.InstantRTError`, e.g. ``no_face``, or ``internal`` for a bug of ours,
+            whose traceback is in the worker's log and nowhere else.
+        what: the mistake in one sentence.
+        found: what was found instead of what was needed.
+        hint: what to do.
+    """
+
+    job: str
+    code: str
+    what: str
+    found: str | None = None
+    hint: str | None = None
+
+
+ToWorker = Submit | Cancel | Stop
+FromWorker = Ready | Beat | Progress | Done | Failed
+Event = Progress | Done | Failed
+"""What a job's sender hears of it."""
