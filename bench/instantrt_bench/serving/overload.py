@@ -1,0 +1,92 @@
+"""Five times more requests than the server can do: what is accepted comes in time, the rest is refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import httpx
+
+from instantrt_bench.results.statistics import percentile
+from instantrt_bench.serving.client import TIMEOUT_S, Clients
+from instantrt_bench.serving.mix import Asked
+from instantrt_bench.serving.outcome import DONE, FAILED, REFUSED, Answer
+from instantrt_bench.serving.resources import Resources
+from instantrt_bench.serving.server import Server
+
+ALONE = 10  # requests that measure the capacity
+RECOVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Overload:
+    """How much, and for how long.
+
+    Args:
+        factor: times the rate at which requests can be done one after the other.
+        seconds: how long.
+        size: of the pictures, in pixels.
+        steps: of the requests.
+    """
+
+    factor: float = 5.0
+    seconds: float = 60.0
+    size: tuple[int, int] = (64, 64)
+    steps: int = 4
+
+    def asked(self, number: int) -> Asked:
+        """One of the requests."""
+        fields = {"prompt": "portrait photo", "num_inference_steps": self.steps, "samples": 1, "guidance_scale": 3.0}
+        sides = {"width": self.size[0], "height": self.size[1]}
+        return Asked(str(number), number, 0, "photo", {**fields, **sides, "seed": number, "base64": True})
+
+
+def run_overload(server: Server, photo: bytes, overload: Overload) -> dict[str, Any]:
+    """Measure the capacity, exceed it, look at what became of everybody, and at the service afterwards."""
+    server.wait_until_ready()
+    clients = Clients(server.url, [server.create_key("overload").secret], {"photo": photo})
+    alone_ms = _alone_ms(clients, overload)
+    before = Resources.of(server)
+    answers, peak_bytes = asyncio.run(_exceed(server, clients, overload, 1e3 / alone_ms * overload.factor))
+    afterwards_ms = _alone_ms(clients, overload)
+    refused = [answer.latency_ms for answer in answers if answer.outcome == REFUSED]
+    done = [answer.latency_ms for answer in answers if answer.outcome == DONE]
+    return {
+        "alone_ms": round(alone_ms, 1),
+        "sent": len(answers),
+        "done": len(done),
+        "refused": len(refused),
+        "failed": sum(answer.outcome == FAILED for answer in answers),
+        "failures": sorted({answer.detail for answer in answers if answer.outcome == FAILED})[:5],
+        "done_p99_ms": round(percentile(done, 99), 1),
+        "done_max_ms": round(max(done), 1),
+        "deadline_ms": server.settings["timeout_s"] * 1e3,
+        "refused_p50_ms": round(percentile(refused, 50), 1) if refused else None,
+        "refused_p99_ms": round(percentile(refused, 99), 1) if refused else None,
+        "memory_before_bytes": before.memory_bytes,
+        "memory_peak_bytes": peak_bytes,
+        "alone_afterwards_ms": round(afterwards_ms, 1),
+        "done_per_s_ratio_vs_alone": round(len(done) / overload.seconds * alone_ms / 1e3, 3),
+    }
+
+
+def _alone_ms(clients: Clients, overload: Overload) -> float:
+    asked = [overload.asked(-1 - number) for number in range(ALONE)]
+    return median(asyncio.run(clients.send_all([one]))[0].latency_ms for one in asked)
+
+
+async def _exceed(server: Server, clients: Clients, overload: Overload, per_s: float) -> tuple[list[Answer], int]:
+    """Requests at a fixed rate, whatever becomes of them; and the most memory that the server had meanwhile."""
+    peak, tasks, count = 0, [], int(per_s * overload.seconds)
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=clients.url, timeout=TIMEOUT_S, limits=limits) as http:
+        for number in range(count):
+            tasks.append(asyncio.create_task(clients.send(http, overload.asked(number))))
+            if number % max(1, int(per_s)) == 0:
+                peak = max(peak, Resources.of(server).memory_bytes)
+            await asyncio.sleep(1 / per_s)
+        answers = await asyncio.gather(*tasks)
+    await asyncio.sleep(RECOVERY_S)
+    return list(answers), peak
