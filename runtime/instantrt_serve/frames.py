@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import BinaryIO
+from io import RawIOBase
 
 import msgspec
 
@@ -28,14 +28,22 @@ def frame(message: ToWorker | FromWorker) -> bytes:
     return LENGTH.pack(len(body)) + body
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
+def read_frame(stream: RawIOBase) -> bytes | None:
     """The next message's bytes; None at the end of the stream, also in the middle of a message."""
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    size = _size(head)
-    body = stream.read(size)
-    return body if len(body) == size else None
+    head = _read(stream, LENGTH.size)
+    return None if head is None else _read(stream, _size(head))
+
+
+def _read(stream: RawIOBase, size: int) -> bytes | None:
+    """So many bytes. From a stream without a buffer: its lock would be held while a thread waits, also at exit."""
+    data = bytearray(size)
+    view, filled = memoryview(data), 0
+    while filled < size:
+        count = stream.readinto(view[filled:])
+        if not count:
+            return None
+        filled += count
+    return bytes(data)
 
 
 async def read_frame_async(stream: asyncio.StreamReader) -> bytes | None:

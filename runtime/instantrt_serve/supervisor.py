@@ -38,17 +38,14 @@ class SupervisorOptions:
     Args:
         hang_s: without a word from a worker that is ready; never less than 20 of its network calls.
         start_s: that a worker may take until it is ready.
-        first_backoff_s: between a death and the next start; doubles with every death until a worker has lived for
-            ``stable_s``.
+        first_backoff_s: between a death and the next start; doubles with every worker that dies before it is ready.
         max_backoff_s: at most.
-        stable_s: see ``first_backoff_s``.
     """
 
     hang_s: float = 30.0
     start_s: float = 1800.0
     first_backoff_s: float = 0.1
     max_backoff_s: float = 10.0
-    stable_s: float = 60.0
 
 
 @dataclass
@@ -162,21 +159,18 @@ class Supervisor:
 
     async def _keep_alive(self) -> None:
         """Start the process again and again."""
-        options, loop = self._options, asyncio.get_running_loop()
+        options = self._options
         backoff_s = options.first_backoff_s
         while not self._stopping:
-            started_s = loop.time()
-            await self._live()
+            was_ready = await self._live()
             if self._stopping:
                 return
             self._restarts += 1
-            if loop.time() - started_s >= options.stable_s:
-                backoff_s = options.first_backoff_s
+            backoff_s = options.first_backoff_s if was_ready else min(2 * backoff_s, options.max_backoff_s)
             await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, options.max_backoff_s)
 
-    async def _live(self) -> None:
-        """One life of the process, from its start to its end."""
+    async def _live(self) -> bool:
+        """One life of the process, from its start to its end; whether it was ready in between."""
         self._beat, self._sent = Beat(0, 0, 0.0, 0.0), 0
         self._heard_s = asyncio.get_running_loop().time()
         # A session of its own: Ctrl-C on a terminal is for the API process, which then drains this one.
@@ -198,6 +192,7 @@ class Supervisor:
             status = await _ended(process)
             if not self._stopping:
                 _log("worker_lost", reason=reason, status=status)
+        return is_ready.is_set()
 
     async def _read(self, process: Process, is_ready: asyncio.Event) -> None:
         assert process.stdout is not None

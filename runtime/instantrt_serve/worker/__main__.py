@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     from instantrt_serve.worker.measure import measure
 
     options = parser().parse_args(arguments)
-    connection = Connection(sys.stdin.buffer, sink)
+    connection = Connection(FileIO(os.dup(0)), sink)
     signal.signal(signal.SIGTERM, lambda *_: connection.put(Stop()))
     try:
         target_options = TargetOptions(options.threads, options.device, None, options.runtime_cache)

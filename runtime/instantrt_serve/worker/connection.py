@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import RawIOBase
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import BinaryIO
@@ -23,11 +24,11 @@ class Connection:
     """Frames in and out.
 
     Args:
-        source: where messages come from.
+        source: where messages come from, without a buffer.
         sink: where messages go.
     """
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+    def __init__(self, source: RawIOBase, sink: BinaryIO) -> None:
         self._source, self._sink = source, sink
         self._inbox: SimpleQueue[Received] = SimpleQueue()
         self._outbox: SimpleQueue[FromWorker | None] = SimpleQueue()

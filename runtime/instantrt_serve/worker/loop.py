@@ -58,6 +58,8 @@ class Worker:
         self._maker, self._measured, self._connection, self._facts = maker, measured, connection, facts
         self._lanes = Lanes(maker.open_loop, measured.lanes)
         self._lanes.adopt(measured.loop)
+        if measured.lanes > 1:  # so that the first job that overtakes another need not wait for its lane
+            self._lanes.open(measured.loop.shape)
         self._call_ms = dict(measured.call_ms)
         self._jobs: dict[str, OpenJob] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
@@ -263,6 +265,7 @@ class Worker:
     def _begin(self, job: OpenJob) -> None:
         assert job.photos is not None
         job.begun_s = monotonic()
+        self._send(job.progress(None))
         prepared = self._maker.prepare(job.request, job.photos)
         job.photos, job.seed = None, prepared.seed
         job.inputs, text_warnings = self._maker.condition(prepared, job.table, job.shape.guidance_batch)
