@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,17 +15,16 @@ import numpy.typing as npt
 from instantrt.bundle import Bundle
 from instantrt.cache import BoundedCache
 from instantrt.conditioning.cached_faces import CachedFaceStage
-from instantrt.conditioning.conditions import Conditions, condition_masks
-from instantrt.denoise import IN_FLIGHT, LOOP_NETWORKS, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
+from instantrt.conditioning.conditions import Conditions
+from instantrt.denoise import IN_FLIGHT, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
 from instantrt.diagnosis import not_finite_error
 from instantrt.engine import Target, TargetOptions
 from instantrt.finite import all_finite, require_finite
 from instantrt.network import Network
-from instantrt.noise import TorchGenerator
 from instantrt.prepare import Preparation, Prepared, request_table
 from instantrt.request import GenerateRequest
 from instantrt.result import GenerateResult, Timings
-from instantrt.samplers import StepTable
+from instantrt.slots import first_accepted, slot_inputs
 from instantrt.stages import StageClock
 from instantrt.targets import open_target
 from instantrt.turns import Turns
@@ -194,7 +192,7 @@ class InstantID:
         table = request_table(request, self.bundle.scheduler)
         with stage("load"):
             loop = self._loop(request, prepared.width, prepared.height)
-        slots, warnings = self._slots(prepared, table, loop.shape.guidance_batch)
+        slots, warnings = slot_inputs(self.bundle, self.conditions, prepared, table, loop.shape.guidance_batch, stage)
         batches = [slots[i : i + loop.shape.slots] for i in range(0, len(slots), loop.shape.slots)]
         made = [
             self._denoise(loop, batch, options.of_batch(number, len(batches))) for number, batch in enumerate(batches)
@@ -237,55 +235,6 @@ class InstantID:
         require_finite("vae_decoder", "images", magnitude)
         return _Batch(pixels, latents, times, np.array(kept, np.float32))
 
-    def _slots(
-        self, prepared: Prepared, table: StepTable, guidance_batch: int
-    ) -> tuple[list[SlotInputs], tuple[str, ...]]:
-        """One slot's inputs for each sample, and warnings about the prompt."""
-        request, conditions, stage = prepared.request, self.conditions, self._clock.stage
-        with stage("text"):
-            text = conditions.text(prepared.prompt, prepared.negative_prompt, guidance_batch)
-        with stage("conditioning"):
-            face_tokens = conditions.face_tokens(prepared.identity.embedding, guidance_batch)
-            features = conditions.control_features(prepared.identity.control_image)
-            kv = conditions.cross_attention(text.tokens, face_tokens)
-            times = conditions.time_embeddings(table, text.pooled, prepared.width, prepared.height)
-            masks = condition_masks(
-                self.bundle.dims, prepared.region, request.identity_strength, request.adapter_strength
-            )
-        with stage("noise"):
-            latents, noise = self._noise(prepared, table)
-        return [
-            SlotInputs(
-                table=table,
-                latents=latents[sample],
-                noise=noise[:, sample],
-                time_embeddings_unet=times.unet,
-                time_embeddings_identitynet=times.identitynet,
-                text_kv_unet=kv.text_kv_unet,
-                face_kv_unet=kv.face_kv_unet,
-                face_kv_identitynet=kv.face_kv_identitynet,
-                control_features=features,
-                masks=masks,
-            )
-            for sample in range(request.samples)
-        ], text.warnings
-
-    def _noise(self, prepared: Prepared, table: StepTable) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Initial latents [samples, 4, h, w] and step noise [draws, samples, 4, h, w], drawn as diffusers does."""
-        dims = self.bundle.dims
-        shape = (
-            prepared.request.samples,
-            dims.latent_channels,
-            prepared.height // dims.vae_stride,
-            prepared.width // dims.vae_stride,
-        )
-        generator = TorchGenerator(prepared.seed)
-        latents = generator.randn(shape) * np.float32(table.init_noise_sigma)
-        noise = np.empty((table.noise_draws, *shape), np.float32)
-        for draw in noise:
-            draw[:] = generator.randn(shape)
-        return latents, noise
-
     def _loop(self, request: GenerateRequest, width: int, height: int) -> DenoiseLoop:
         shape = self._shape(request, width, height)
         target, bundle, eager = self._target, self.bundle, self._eager
@@ -296,9 +245,7 @@ class InstantID:
         samples = request.samples
         most = max(samples, self.bundle.manifest.slots[1])
         slots = [*range(samples, most + 1), *range(samples - 1, 0, -1)]
-        shapes = [LoopShape(s, g, height, width) for g, s in product(range(request.guidance_batch, 3), slots)]
-        # With none, the first one's loading says what there is instead.
-        return next((s for s in shapes if all(self._target.accepts(n, s.symbols) for n in LOOP_NETWORKS)), shapes[0])
+        return first_accepted(self._target, request.guidance_batch, slots, height, width)
 
 
 def _timings(stages_ms: dict[str, float], times: list[LoopTimes]) -> Timings:

@@ -19,7 +19,7 @@ from instantrt.bundle import Bundle, PictureSizes
 from instantrt.conditioning.cached_faces import CachedFaceStage
 from instantrt.conditioning.face import FaceStage
 from instantrt.conditioning.identity import Identity, identity_from_photos
-from instantrt.conditioning.photo import decode_photo
+from instantrt.conditioning.photo import DecodedPhoto, decode_photo
 from instantrt.conditioning.styles import apply_style
 from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
@@ -115,11 +115,18 @@ class Preparation:
             RequestError: a size that the bundle does not have.
             PhotoError: a photo is unreadable or shows no face.
         """
-        width, height = _picture_size(request, self._sizes)
-        prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
+        _picture_size(request, self._sizes)
         with stage("photo"):
             photo = decode_photo(request.face)
             pose = None if request.pose is None else decode_photo(request.pose)
+        return self.prepare_decoded(request, photo, pose, stage)
+
+    def prepare_decoded(
+        self, request: GenerateRequest, photo: DecodedPhoto, pose: DecodedPhoto | None, stage: StageTimer
+    ) -> Prepared:
+        """:meth:`prepare` with the request's photos decoded elsewhere, which takes no network."""
+        width, height = _picture_size(request, self._sizes)
+        prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
         with stage("face"):
             identity = identity_from_photos(self.faces, photo, pose, width, height)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed == RANDOM_SEED else request.seed

@@ -82,12 +82,14 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
         active: jobs in a lane.
         backlog_ms: how long the device has to work for all of them, as measured so far.
         busy_ms: how long it has worked in all.
+        received: jobs that have been sent to it in all, so that the sender knows which it has not counted yet.
     """
 
     waiting: int
     active: int
     backlog_ms: float
     busy_ms: float
+    received: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -95,8 +97,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
     Args:
         job: its id.
-        calls_done: network calls done of the job's least advanced picture.
-        calls: network calls in all.
+        calls_done: network calls done, of all its pictures together.
+        calls: network calls in all, likewise.
         preview: a small JPEG of the first picture as it is now.
     """
 
@@ -136,7 +138,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     Args:
         job: its id.
         code: the code of an :class:`instantrt.InstantRTError`, e.g. ``no_face``, or ``internal`` for a bug of ours,
-            whose traceback is in the worker's log and nowhere else.
+            whose traceback is in the worker's log and nowhere else; ``deadline`` when it could not be done in time.
         what: the mistake in one sentence.
         found: what was found instead of what was needed.
         hint: what to do.

@@ -1,0 +1,241 @@
+"""The scheduling policy: from the state of jobs and lanes to what the device does next. No clock, thread or device.
+
+A lane is a batch of slots of one shape; lanes share the device in turns of a few network calls. A job is one picture
+or several, each of which needs a slot until it is done. Jobs are served in the order of
+:mod:`instantrt_serve.scheduler.fair`: a job begins when its turn has come, not before, so that only jobs that a shorter
+one has overtaken hold a lane without running. One lane is kept for such a shorter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from instantrt.denoise import LoopShape
+from instantrt_serve.scheduler.fair import FairJob, order
+
+LEAST_CALL_MS = 1e-3
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slot of a lane."""
+
+    lane: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a job.
+
+    Args:
+        left: network calls that it still needs; 0 when it is done.
+        place: where it is being made; None before and after.
+    """
+
+    left: int
+    place: Place | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that is not done.
+
+    Args:
+        name: unique.
+        shape: of the lanes that can make its pictures.
+        pictures: all of them, also those that are done.
+        call_ms: work of one network call of one picture: a lane's call divided by its slots.
+        fair: how far it is on the imagined device.
+        deadline_s: when its answer is of no use any more, on the clock of :attr:`State.now_s`.
+        is_ready: whether it can begin, i.e. its photos are decoded.
+        pause_calls: most calls before something is to be told of it.
+    """
+
+    name: str
+    shape: LoopShape
+    pictures: tuple[Picture, ...]
+    call_ms: float
+    fair: FairJob
+    deadline_s: float | None = None
+    is_ready: bool = True
+    pause_calls: int | None = None
+
+    @property
+    def left_ms(self) -> float:
+        """Work that it still needs."""
+        return self.call_ms * sum(picture.left for picture in self.pictures)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether one of its pictures is in a lane."""
+        return any(picture.place for picture in self.pictures)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A batch of slots on the device.
+
+    Args:
+        number: unique.
+        shape: slots, guidance batch and picture size.
+        used: grows from one turn of any lane to the next; the least was used longest ago.
+    """
+
+    number: int
+    shape: LoopShape
+    used: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the device bears.
+
+    Args:
+        lanes: at the same time.
+        turn_ms: of a lane before others are looked at again.
+        turn_calls: likewise, in network calls.
+    """
+
+    lanes: int
+    turn_ms: float = 50.0
+    turn_calls: int = 8
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a decision depends on; jobs in the order of their arrival."""
+
+    jobs: tuple[Job, ...]
+    lanes: tuple[Lane, ...]
+    limits: Limits
+    now_s: float
+
+
+@dataclass(frozen=True)
+class Join:
+    """A picture of a job is put into a slot."""
+
+    job: str
+    picture: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the device does next.
+
+    Args:
+        lane: that works; None opens a new one.
+        shape: its shape.
+        closes: a lane that is closed before a new one is opened.
+        joins: pictures that are put into its free slots first.
+        calls: network calls.
+    """
+
+    lane: int | None
+    shape: LoopShape
+    closes: int | None
+    joins: tuple[Join, ...]
+    calls: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Jobs that cannot keep their deadline any more, and the next turn, if there is anything to do."""
+
+    expired: tuple[str, ...]
+    turn: Turn | None
+
+
+def decide(state: State) -> Decision:
+    """What the device does next."""
+    expired = tuple(job.name for job in state.jobs if _is_late(job, state.now_s))
+    jobs = {job.name: job for job in state.jobs if job.name not in expired}
+    ordered = [jobs[name] for name in order({name: job.fair for name, job in jobs.items()})]
+    for job in ordered:
+        lane = _lane_of(job, ordered, state)
+        if lane is not None:
+            return Decision(expired, _turn(lane, ordered, state.limits))
+    return Decision(expired, None)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    lane: int | None
+    shape: LoopShape
+    closes: int | None = None
+
+
+def _is_late(job: Job, now_s: float) -> bool:
+    """Whether a job could not keep its deadline even if it had the device for itself from now on."""
+    if job.deadline_s is None:
+        return False
+    return now_s + job.call_ms * max((picture.left for picture in job.pictures), default=0) / 1e3 > job.deadline_s
+
+
+def _lane_of(job: Job, jobs: list[Job], state: State) -> _Choice | None:
+    """Where a job can go on or begin; None if it cannot now."""
+    for picture in job.pictures:
+        if picture.place is not None:
+            return _Choice(picture.place.lane, job.shape)
+    if not job.is_ready or job.left_ms == 0:
+        return None
+    taken = _taken(jobs)
+    for lane in state.lanes:
+        if lane.shape == job.shape and 0 < len(taken.get(lane.number, ())) < lane.shape.slots:
+            return _Choice(lane.number, lane.shape)
+    return _new_lane(job, jobs, taken, state)
+
+
+def _new_lane(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State) -> _Choice | None:
+    free = state.limits.lanes - len(taken)
+    if free < 1 or (free == 1 < state.limits.lanes and not _is_shortest(job, jobs)):
+        return None
+    idle = sorted((lane for lane in state.lanes if lane.number not in taken), key=lambda lane: lane.used)
+    for lane in reversed(idle):
+        if lane.shape == job.shape:
+            return _Choice(lane.number, lane.shape)
+    return _Choice(None, job.shape, idle[0].number if idle and len(state.lanes) >= state.limits.lanes else None)
+
+
+def _is_shortest(job: Job, jobs: list[Job]) -> bool:
+    return all(job.left_ms < other.left_ms for other in jobs if other.has_begun)
+
+
+def _turn(choice: _Choice, jobs: list[Job], limits: Limits) -> Turn:
+    joins = tuple(_joins(choice, jobs))
+    joining = {(join.job, join.picture) for join in joins}
+    lane_call_ms = choice.shape.slots * max(job.call_ms for job in jobs if job.shape == choice.shape)
+    calls = max(1, int(min(limits.turn_calls, limits.turn_ms / max(lane_call_ms, LEAST_CALL_MS))))
+    for job in jobs:
+        for index, picture in enumerate(job.pictures):
+            is_here = picture.place is not None and picture.place.lane == choice.lane
+            if is_here or (job.name, index) in joining:
+                calls = min(calls, picture.left, job.pause_calls or calls)
+    return Turn(choice.lane, choice.shape, choice.closes, joins, calls)
+
+
+def _joins(choice: _Choice, jobs: list[Job]) -> Iterator[Join]:
+    """Pictures for the free slots of a lane: idle slots cost about as much as working ones."""
+    taken = set() if choice.lane is None else _taken(jobs).get(choice.lane, set())
+    free = iter([slot for slot in range(choice.shape.slots) if slot not in taken])
+    for job in jobs:
+        if job.shape == choice.shape and job.is_ready:
+            for index, picture in enumerate(job.pictures):
+                if picture.place is None and picture.left > 0:
+                    slot = next(free, None)
+                    if slot is None:
+                        return
+                    yield Join(job.name, index, slot)
+
+
+def _taken(jobs: list[Job]) -> dict[int, set[int]]:
+    """Slots in use, by lane."""
+    taken: dict[int, set[int]] = {}
+    for job in jobs:
+        for picture in job.pictures:
+            if picture.place is not None:
+                taken.setdefault(picture.place.lane, set()).add(picture.place.slot)
+    return taken

@@ -1,0 +1,67 @@
+"""``python -m instantrt_serve.worker BUNDLE``: the worker process, which speaks frames over its stdin and stdout."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from importlib.metadata import version
+from io import FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+
+def take_stdout() -> BinaryIO:
+    """Standard output for frames alone: whatever a library prints goes to stderr from now on."""
+    frames = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(frames, "wb")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load, measure, serve; the exit status."""
+    sink = take_stdout()
+    from instantrt.engine import TargetOptions
+    from instantrt.errors import InstantRTError
+    from instantrt_serve.messages import Stop
+    from instantrt_serve.worker.connection import Connection
+    from instantrt_serve.worker.log import log, log_bug
+    from instantrt_serve.worker.loop import Facts, serve
+    from instantrt_serve.worker.maker import PictureMaker
+    from instantrt_serve.worker.measure import measure
+
+    options = parser().parse_args(arguments)
+    connection = Connection(FileIO(os.dup(0)), sink)
+    signal.signal(signal.SIGTERM, lambda *_: connection.put(Stop()))
+    try:
+        target_options = TargetOptions(options.threads, options.device, None, options.runtime_cache)
+        with PictureMaker(options.bundle, options.target, target_options) as maker:
+            measured = measure(maker, options.slots, options.lanes)
+            facts = Facts(options.model or options.bundle.resolve().name, version("instantrt"))
+            serve(maker, measured, connection, facts)
+    except InstantRTError as error:
+        log("failed", code=error.code, what=error.what, found=error.found, hint=error.hint)
+        return 1
+    except Exception as error:
+        log_bug("crashed", error)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments that the API process gives."""
+    parser = argparse.ArgumentParser(prog="python -m instantrt_serve.worker", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--target", default="onnxruntime")
+    parser.add_argument("--threads", type=int, help="CPU threads of one network")
+    parser.add_argument("--device", type=int, help="ordinal of the GPU")
+    parser.add_argument("--runtime-cache", type=Path, help="folder for kernels compiled on this machine")
+    parser.add_argument("--slots", type=int, help="pictures side by side in a lane; measured by default")
+    parser.add_argument("--lanes", type=int, help="lanes that are kept on the device; as many as fit by default")
+    parser.add_argument("--model", help="what the model is called; the bundle's folder by default")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,340 @@
+"""The worker's main loop: messages in, the policy's decision, one turn of the device, answers out.
+
+The main thread owns the device. Photos are decoded and pictures encoded in a few threads beside it, which put what they
+made into the main thread's queue; so no state is shared between threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic, perf_counter
+
+from instantrt.conditioning.photo import decode_photo
+from instantrt.denoise import DenoiseLoop
+from instantrt.errors import CancelledError, DeviceError, InstantRTError
+from instantrt.prepare import request_table
+from instantrt.request import GenerateRequest
+from instantrt_serve.estimate import call_ms, shape_name
+from instantrt_serve.messages import Beat, Cancel, FromWorker, Ready, Stop, Submit
+from instantrt_serve.pictures import preview_picture, tagged_picture
+from instantrt_serve.scheduler.fair import FairJob, advanced, order
+from instantrt_serve.scheduler.policy import Decision, Limits, Place, State, Turn, decide
+from instantrt_serve.worker.connection import Connection, Hangup, Received
+from instantrt_serve.worker.jobs import DeadlineError, OpenJob, OpenPicture, Photos, failed
+from instantrt_serve.worker.lanes import Lanes
+from instantrt_serve.worker.log import log, log_bug
+from instantrt_serve.worker.maker import Latents, PictureMaker, Pixels
+from instantrt_serve.worker.measure import Measured
+
+DECODE_AHEAD = 4  # jobs whose photos are decoded before their turn
+THREADS = 2  # for photos and pictures
+IDLE_BEAT_S = 1.0
+OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"  # the one failure of a driver after which it still works
+SMOOTHING = 0.2  # weight of the newest turn in the mean time of a call
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the worker says of itself when it is ready, and in the tags of its pictures."""
+
+    model: str
+    version: str
+
+
+class Worker:
+    """Answers jobs until it is told to stop or nobody listens any more.
+
+    Args:
+        maker: the networks.
+        measured: what is known of the device.
+        connection: to the API process.
+        facts: about itself.
+    """
+
+    def __init__(self, maker: PictureMaker, measured: Measured, connection: Connection, facts: Facts) -> None:
+        self._maker, self._measured, self._connection, self._facts = maker, measured, connection, facts
+        self._lanes = Lanes(maker.open_loop, measured.lanes)
+        self._lanes.adopt(measured.loop)
+        if measured.lanes > 1:  # so that the first job that overtakes another need not wait for its lane
+            self._lanes.open(measured.loop.shape)
+        self._call_ms = dict(measured.call_ms)
+        self._jobs: dict[str, OpenJob] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
+        self._received = 0
+        self._work_ms = self._busy_ms = 0.0
+        self._stopping = self._abandoned = False
+
+    def run(self) -> None:
+        """Work until :class:`Stop` and the last answer, or until the connection ends."""
+        self._send(self._ready())
+        try:
+            while not self._is_over():
+                self._receive(0)
+                self._decode_ahead()
+                decision = decide(self._state())
+                self._expire(decision)
+                if decision.turn is None:
+                    self._receive(IDLE_BEAT_S)
+                else:
+                    self._take(decision.turn)
+                self._beat()
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._lanes.close()
+
+    def _is_over(self) -> bool:
+        return self._abandoned or (self._stopping and not self._jobs)
+
+    def _send(self, message: FromWorker) -> None:
+        self._connection.send(message)
+
+    def _ready(self) -> Ready:
+        sizes, measured = self._maker.bundle.manifest.sizes, self._measured
+        return Ready(
+            model=self._facts.model,
+            version=self._facts.version,
+            target=self._maker.target.name,
+            sizes={"default": sizes.default, "min": sizes.min, "max": sizes.max},
+            slots=measured.slots,
+            lanes=measured.lanes,
+            call_ms=measured.call_ms,
+            fixed_ms=measured.fixed_ms,
+        )
+
+    def _beat(self) -> None:
+        begun = sum(job.begun_s is not None for job in self._jobs.values())
+        backlog_ms = sum(job.left_ms + self._measured.fixed_ms for job in self._jobs.values())
+        self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._busy_ms, self._received))
+
+    # Messages
+
+    def _receive(self, timeout_s: float) -> None:
+        """Everything there is; waits for the first one."""
+        item = self._connection.receive(timeout_s)
+        while item is not None:
+            self._handle(item)
+            item = self._connection.receive(0)
+
+    def _handle(self, item: Received) -> None:
+        match item:
+            case Submit():
+                self._received += 1
+                self._guarded(item.job, partial(self._open, item))
+            case Cancel():
+                if item.job in self._jobs:
+                    self._fail(item.job, CancelledError("the job was cancelled"))
+            case Stop():
+                self._stopping = True
+            case Hangup():
+                self._abandoned = True
+            case _:
+                item()
+
+    def _open(self, submit: Submit) -> None:
+        if self._stopping:
+            raise CancelledError("the worker is stopping")
+        request = GenerateRequest(face=submit.face, pose=submit.pose, **submit.fields)  # type: ignore[arg-type]
+        shape = self._maker.shape(request, self._measured.slots)
+        table = request_table(request, self._maker.bundle.scheduler)
+        one_ms = call_ms(self._call_ms, shape.width, shape.height, shape.guidance_batch) / shape.slots
+        pictures = [OpenPicture(len(table.rows)) for _ in range(request.samples)]
+        fair = FairJob(submit.account, one_ms * len(table.rows) * request.samples)
+        self._jobs[submit.job] = OpenJob(submit, request, shape, table, one_ms, monotonic(), fair, pictures)
+
+    def _guarded(self, name: str, work: Callable[[], None]) -> bool:
+        """Do something for one job, whose failure is its own; False if it failed. A lost device ends the worker."""
+        try:
+            work()
+        except Exception as error:
+            self._fail(name, error)
+            if isinstance(error, DeviceError) and error.driver_code != OUT_OF_MEMORY:
+                raise
+            return False
+        return True
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        job = self._jobs.pop(name, None)
+        if job is not None and not job.claim_answer():
+            return
+        if not isinstance(error, InstantRTError):
+            log_bug("job_failed", error, job=name)
+        self._send(failed(name, error))
+
+    # Beside the loop
+
+    def _decode_ahead(self) -> None:
+        """Have the photos of the next few jobs decoded."""
+        waiting = {name: job.fair for name, job in self._jobs.items() if job.begun_s is None}
+        for name in order(waiting)[:DECODE_AHEAD]:
+            job = self._jobs[name]
+            if not job.decoding:
+                job.decoding = True
+                self._beside(job, partial(self._decode_photos, job))
+
+    def _beside(self, job: OpenJob, work: Callable[[], None]) -> None:
+        """Do something for a job in a thread; if it fails, so does the job."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._connection.put(partial(self._fail_beside, job, error))
+
+        self._threads.submit(run)
+
+    def _fail_beside(self, job: OpenJob, error: Exception) -> None:
+        if self._jobs.get(job.name) is job:
+            self._fail(job.name, error)
+
+    def _decode_photos(self, job: OpenJob) -> None:
+        """In a thread."""
+        start, submit = perf_counter(), job.submit
+        photos = Photos(decode_photo(submit.face), None if submit.pose is None else decode_photo(submit.pose))
+        job.add_stages({"photo": (perf_counter() - start) * 1e3})
+        self._connection.put(partial(job.keep_photos, photos))
+
+    def _encode_picture(self, job: OpenJob, index: int, pixels: Pixels) -> None:
+        """In a thread; the last picture's sends the answer, so that it does not wait for the next turn's end."""
+        start, submit = perf_counter(), job.submit
+        tags = {"model": self._facts.model, "version": self._facts.version, **submit.tags}
+        job.pictures[index].file = tagged_picture(pixels, submit.format, tags)
+        job.add_stages({"encode": (perf_counter() - start) * 1e3})
+        done = job.done()
+        if done is not None and job.claim_answer():
+            self._send(done)
+            self._connection.put(partial(self._forget, job))
+
+    def _forget(self, job: OpenJob) -> None:
+        if self._jobs.get(job.name) is job:
+            del self._jobs[job.name]
+
+    # The device
+
+    def _state(self) -> State:
+        waiting = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
+        return State(waiting, self._lanes.lanes(), Limits(self._lanes.bound), monotonic())
+
+    def _expire(self, decision: Decision) -> None:
+        for name in decision.expired:
+            late = DeadlineError(
+                "the picture cannot be ready in time any more",
+                found=f"a deadline {self._jobs[name].submit.deadline_s} s after the job's arrival",
+                hint="send it again when there is less to do, or with a later deadline",
+            )
+            self._fail(name, late)
+
+    def _take(self, turn: Turn) -> None:
+        """One turn of a lane: pictures join, the networks are called, and finished pictures leave."""
+        start = perf_counter()
+        number = turn.lane
+        if number is None:
+            opened: list[int | None] = []
+            first = turn.joins[0].job
+            if not self._guarded(first, lambda: opened.append(self._lanes.open(turn.shape, turn.closes))):
+                return
+            number = opened[0]
+        if number is not None:
+            loop = self._lanes.use(number)
+            self._join(number, loop, turn)
+            self._run(number, loop, turn)
+        self._busy_ms += (perf_counter() - start) * 1e3
+
+    def _join(self, number: int, loop: DenoiseLoop, turn: Turn) -> None:
+        for name in dict.fromkeys(join.job for join in turn.joins):
+            slots = {join.picture: join.slot for join in turn.joins if join.job == name}
+            self._guarded(name, partial(self._fill, self._jobs[name], number, loop, slots))
+
+    def _fill(self, job: OpenJob, lane: int, loop: DenoiseLoop, slots: dict[int, int]) -> None:
+        """Put pictures of a job into slots; the first time, after its conditioning."""
+        clock = self._maker.clock
+        clock.restart()
+        begins = job.begun_s is None
+        if begins:
+            self._begin(job)
+        with clock.stage("upload"):
+            for picture, slot in slots.items():
+                loop.load_slot(slot, job.inputs[picture])
+                job.pictures[picture].place = Place(lane, slot)
+        for index in [i for i, waits in enumerate(job.pictures) if begins and waits.place is None]:
+            job.inputs[index] = self._maker.kept(job.inputs[index])
+        job.add_stages(clock.read_ms())
+
+    def _begin(self, job: OpenJob) -> None:
+        assert job.photos is not None
+        job.begun_s = monotonic()
+        self._send(job.progress(None))
+        prepared = self._maker.prepare(job.request, job.photos)
+        job.photos, job.seed = None, prepared.seed
+        job.inputs, text_warnings = self._maker.condition(prepared, job.table, job.shape.guidance_batch)
+        job.warnings = self._maker.target.warnings + prepared.identity.warnings + text_warnings
+
+    def _run(self, number: int, loop: DenoiseLoop, turn: Turn) -> None:
+        here = [
+            (job, index, picture)
+            for job in self._jobs.values()
+            for index, picture in enumerate(job.pictures)
+            if picture.place is not None and picture.place.lane == number
+        ]
+        if not here:  # all that joined have failed
+            return
+        times = loop.launch(turn.calls).finish().call_ms
+        self._learn(loop, times)
+        work_ms = sum(job.call_ms for job, _, _ in here) * turn.calls
+        self._advance(work_ms)
+        for _, _, picture in here:
+            picture.left -= turn.calls
+        for job in {job.name: job for job, _, _ in here}.values():
+            job.add_stages({"denoise": sum(times)})
+            self._guarded(job.name, partial(self._tell, job, loop))
+        for job, index, picture in here:
+            if picture.left == 0 and job.name in self._jobs:
+                self._guarded(job.name, partial(self._finish, job, index, loop))
+
+    def _learn(self, loop: DenoiseLoop, times_ms: tuple[float, ...]) -> None:
+        """Keep the mean time of a call of this shape."""
+        name = shape_name(loop.shape.width, loop.shape.height, loop.shape.guidance_batch)
+        newest = sum(times_ms) / len(times_ms)
+        self._call_ms[name] = newest + (1 - SMOOTHING) * (self._call_ms.get(name, newest) - newest)
+
+    def _advance(self, work_ms: float) -> None:
+        """Let the imagined device, which is shared fairly, do as much as the real one did."""
+        fair = advanced(
+            {name: job.fair for name, job in self._jobs.items() if job.waits_for_device}, work_ms, self._work_ms
+        )
+        for name, share in fair.items():
+            self._jobs[name].fair = share
+        self._work_ms += work_ms
+
+    def _tell(self, job: OpenJob, loop: DenoiseLoop) -> None:
+        """Progress, with a preview where one is due."""
+        first, every = job.pictures[0], job.submit.preview_calls
+        preview = None
+        if every > 0 and first.place is not None and first.left and (job.calls - first.left) % every == 0:
+            latents = self._maker.latents(loop, first.place.slot)
+            input_scale = float(job.table.rows[job.calls - first.left, 0])
+            preview = preview_picture(self._measured.preview(latents, input_scale))
+        self._send(job.progress(preview))
+
+    def _finish(self, job: OpenJob, index: int, loop: DenoiseLoop) -> None:
+        """Decode a picture that has had all its calls, and have it encoded."""
+        picture = job.pictures[index]
+        assert picture.place is not None
+        clock = self._maker.clock
+        clock.restart()
+        with clock.stage("download"):
+            latents: Latents = self._maker.latents(loop, picture.place.slot)
+        picture.place = None
+        pixels = self._maker.decode(latents)
+        job.add_stages(clock.read_ms())
+        self._beside(job, partial(self._encode_picture, job, index, pixels))
+
+
+def serve(maker: PictureMaker, measured: Measured, connection: Connection, facts: Facts) -> None:
+    """Run a worker until it is done, and say so in the log."""
+    log("ready", slots=measured.slots, lanes=measured.lanes, fixed_ms=measured.fixed_ms)
+    Worker(maker, measured, connection, facts).run()
+    connection.close()
+    log("stopped")
