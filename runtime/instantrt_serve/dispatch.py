@@ -1,0 +1,155 @@
+"""Jobs to the worker and what becomes of them: who is admitted, how far each is, and which place in line it has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from math import ceil
+from typing import cast
+
+from instantrt_serve.config import ServeConfig
+from instantrt_serve.errors import ApiError, error_of_failure
+from instantrt_serve.messages import Done, Event, Failed, Progress, Submit
+from instantrt_serve.metrics import Metrics
+from instantrt_serve.worker_client import WorkerClient, WorkerState
+
+
+@dataclass
+class OpenJob:
+    """A job that has not ended, as far as is known. Whoever watches it is told of changes, not of each event.
+
+    Args:
+        calls_done: network calls.
+        calls: in all; 0 as long as it waits.
+        preview: the newest one, a JPEG.
+    """
+
+    calls_done: int = 0
+    calls: int = 0
+    preview: bytes | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not begun."""
+        return self.calls == 0
+
+    def note(self, progress: Progress) -> None:
+        """Take over what the worker says."""
+        self.calls_done, self.calls = progress.calls_done, progress.calls
+        self.preview = progress.preview or self.preview
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake all who watch."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Dispatch:
+    """One worker's jobs.
+
+    Args:
+        config: limits.
+        worker: does the work.
+        metrics: counts it.
+    """
+
+    def __init__(self, config: ServeConfig, worker: WorkerClient, metrics: Metrics) -> None:
+        self._config, self.worker, self._metrics = config, worker, metrics
+        self.stopping = asyncio.Event()
+        self._jobs: dict[str, OpenJob] = {}
+
+    def check_open(self) -> None:
+        """Raise :class:`ApiError` while no request can be taken, whichever it is."""
+        if self.stopping.is_set():
+            raise ApiError("stopping", "the server is about to stop", hint="try again, or try another server")
+        if self.worker.state is not WorkerState.READY:
+            hint = "wait until /readyz says so"
+            raise ApiError("starting", "the server is not ready", found=self.worker.state.value, hint=hint)
+
+    def check_room(self) -> None:
+        """Raise :class:`ApiError`, with a time to wait, if too many wait already, or for longer than answers may take."""
+        waiting, backlog_s = self.waiting, self.worker.load.backlog_ms / 1000
+        if waiting < self._config.max_waiting and backlog_s < self._config.timeout_s:
+            return
+        share_s = backlog_s / max(1, waiting)  # until the next one begins, as measured by the worker
+        retry_s = max(share_s, backlog_s - self._config.timeout_s, 1)
+        found, hint = f"{waiting} waiting, {backlog_s:.0f} s of work", "try again after the time in Retry-After"
+        raise ApiError(
+            "queue_full", "too many requests are waiting", found=found, hint=hint, retry_after_s=ceil(retry_s)
+        )
+
+    @contextmanager
+    def admitted(self, job: str) -> Iterator[None]:
+        """A place in line for a job from now on, so that those who come at the same time are counted as well.
+
+        Raises:
+            ApiError: see :meth:`check_open` and :meth:`check_room`.
+        """
+        self.check_open()
+        self.check_room()
+        self._jobs[job] = OpenJob()
+        try:
+            yield
+        finally:
+            self._jobs.pop(job, None)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return sum(job.waits for job in self._jobs.values())
+
+    def find(self, job: str) -> OpenJob | None:
+        """An open job."""
+        return self._jobs.get(job)
+
+    def place(self, job: str) -> int:
+        """How many jobs came before this one and wait still, and itself; 0 once it has begun, or is not open."""
+        if job not in self._jobs or not self._jobs[job].waits:
+            return 0
+        ids = [name for name, other in self._jobs.items() if other.waits]
+        return ids.index(job) + 1
+
+    async def run(self, work: Submit) -> Done:
+        """The job's pictures. Cancelling the caller cancels the job.
+
+        Raises:
+            ApiError: it failed, as clients may know it.
+            WorkerLostError: the worker died or hung.
+        """
+        job = self._jobs.setdefault(work.job, OpenJob())
+        self._tell_waiting()
+        try:
+            return await self._follow(work, job)
+        finally:
+            self._jobs.pop(work.job, None)
+            job.tell()
+            self._tell_waiting()
+
+    async def _follow(self, work: Submit, job: OpenJob) -> Done:
+        # Implementations are generators; closing one is how a job is cancelled.
+        events = cast("AsyncGenerator[Event]", self.worker.submit(work))
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case Progress():
+                        begins = job.waits
+                        job.note(event)
+                        if begins:
+                            self._tell_waiting()
+                    case Done():
+                        self._metrics.note_done(event)
+                        return event
+                    case Failed():
+                        self._metrics.note_failed(event.code)
+                        raise error_of_failure(event)
+        raise RuntimeError("a job's events ended without Done or Failed")
+
+    def _tell_waiting(self) -> None:
+        """Places in line have changed."""
+        for job in self._jobs.values():
+            if job.waits:
+                job.tell()
