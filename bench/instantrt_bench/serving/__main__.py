@@ -1,4 +1,4 @@
-"""``python -m instantrt_bench.serving load|short|overload|soak|kills BUNDLE`` starts a server and tries it hard."""
+"""``python -m instantrt_bench.serving load|short|overhead|overload|soak|kills BUNDLE``: a server, tried hard."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from instantrt.bundle import Bundle, PictureSizes
 from instantrt.request import MAX_SIDE_PX
 from instantrt_bench.cases.portrait import portrait_jpeg
 from instantrt_bench.results.machine import machine_facts
+from instantrt_bench.serving.client import Clients
 from instantrt_bench.serving.kills import run_kills
 from instantrt_bench.serving.load import run_load
 from instantrt_bench.serving.mix import Mix
+from instantrt_bench.serving.overhead import RUNS, run_overhead
 from instantrt_bench.serving.overload import Overload, run_overload
 from instantrt_bench.serving.server import Server
 from instantrt_bench.serving.short_beside_long import run_short_beside_long
@@ -44,6 +46,12 @@ def _overload(bundle: Path, folder: Path, count: int) -> dict[str, Any]:
         return run_overload(server, portrait_jpeg(), Overload(seconds=count))
 
 
+def _overhead(bundle: Path, folder: Path, count: int) -> dict[str, Any]:
+    with Server(bundle, folder) as server:
+        server.wait_until_ready()
+        return run_overhead(server, Clients(server.url, [server.create_key("overhead").secret], _photos()), count)
+
+
 def _soak(bundle: Path, folder: Path, count: int) -> dict[str, Any]:
     with Server(bundle, folder, {"max_waiting": 100, "timeout_s": 600}) as server:
         return run_soak(server, _mix(bundle, count, largest=64), _photos())
@@ -55,9 +63,10 @@ def _kills(bundle: Path, folder: Path, count: int) -> dict[str, Any]:
         return run_kills(server, mix, _photos(), count)
 
 
-RUNS: dict[str, tuple[Callable[[Path, Path, int], dict[str, Any]], int, str]] = {
+COMMANDS: dict[str, tuple[Callable[[Path, Path, int], dict[str, Any]], int, str]] = {
     "load": (_load, 500, "requests of every kind from 32 clients"),
     "short": (_short, ROUNDS, "rounds of a request of 4 steps beside one of 100"),
+    "overhead": (_overhead, RUNS, "runs of one request over HTTP and without"),
     "overload": (_overload, 60, "seconds at five times the capacity"),
     "soak": (_soak, 2000, "requests, looking at memory, files and threads"),
     "kills": (_kills, 20, "kills of worker or server under load"),
@@ -82,13 +91,15 @@ def _photos() -> dict[str, bytes]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one, write its figures to the file, and print them."""
     parser = argparse.ArgumentParser(prog="python -m instantrt_bench.serving", description=__doc__)
-    parser.add_argument("run", choices=RUNS, help="; ".join(f"{name}: {about}" for name, (_, _, about) in RUNS.items()))
+    parser.add_argument(
+        "run", choices=COMMANDS, help="; ".join(f"{name}: {about}" for name, (_, _, about) in COMMANDS.items())
+    )
     parser.add_argument("bundle", type=Path)
-    counts = ", ".join(f"{name} {count}" for name, (_, count, _) in RUNS.items())
+    counts = ", ".join(f"{name} {count}" for name, (_, count, _) in COMMANDS.items())
     parser.add_argument("--count", type=int, help=f"how many (default: {counts})")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
-    run, count, _ = RUNS[options.run]
+    run, count, _ = COMMANDS[options.run]
     with tempfile.TemporaryDirectory() as folder:
         figures = run(options.bundle, Path(folder), options.count or count)
     text = json.dumps({"run": options.run, "machine": machine_facts(), **figures}, indent=1) + "\n"

@@ -34,8 +34,8 @@ def read_charges(database: str) -> dict[str, Charge]:
 def credit_error(answers: Iterable[Answer], charges: dict[str, Charge], granted: int, left: int) -> int:
     """Credits that are not where they belong, all together; 0 if every one is.
 
-    What was done is charged once; what failed or was refused is not charged. A client that goes away may do so before or
-    after its pictures were made, so what it was charged is taken as the books have it, but has to be settled too.
+    What was done is charged once; what failed or was refused is not charged. A client that goes away may do so before
+    or after its pictures were made, so what it was charged is taken as the books have it, but has to be settled too.
 
     Args:
         answers: what clients saw.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +13,7 @@ from instantrt_bench.serving.books import credit_error, read_charges
 from instantrt_bench.serving.client import Clients
 from instantrt_bench.serving.mix import Asked, Mix
 from instantrt_bench.serving.outcome import CANCELLED, DONE, Answer, latency_figures, short_wait_ratio
+from instantrt_bench.serving.overhead import run_overhead
 from instantrt_bench.serving.server import GRANT, Server
 
 
@@ -27,7 +27,7 @@ def run_load(server: Server, mix: Mix, photos: Mapping[str, bytes]) -> dict[str,
     wall_ms = (perf_counter() - began) * 1e3
     charges, left = read_charges(server.database), sum(server.credits().values())
     done = [answer for answer in answers if answer.outcome == DONE]
-    made, http_ms, digests = _one_at_a_time(server, clients, [answer.asked for answer in done])
+    made, digests = _one_at_a_time(server, clients, [answer.asked for answer in done])
     service_ms = {answer.asked.id: made[answer.asked.id].latency_ms for answer in done}
     return {
         "requests": mix.requests,
@@ -42,7 +42,7 @@ def run_load(server: Server, mix: Mix, photos: Mapping[str, bytes]) -> dict[str,
         "throughput_ratio_vs_serial": round(sum(service_ms.values()) / wall_ms, 4),
         **latency_figures(answers),
         "short_request_wait_ratio_vs_fifo": _rounded(short_wait_ratio(done, service_ms)),
-        "http_overhead_ms": round(median(ms - made[id_].latency_ms for id_, ms in http_ms.items()), 2),
+        **run_overhead(server, clients),
         "wall_s": round(wall_ms / 1e3, 1),
         "serial_s": round(sum(service_ms.values()) / 1e3, 1),
         "failures": [answer.detail for answer in answers if answer.outcome not in (DONE, CANCELLED)][:20],
@@ -51,16 +51,15 @@ def run_load(server: Server, mix: Mix, photos: Mapping[str, bytes]) -> dict[str,
 
 def _one_at_a_time(
     server: Server, clients: Clients, asked: Sequence[Asked]
-) -> tuple[dict[str, Made], dict[str, float], dict[str, tuple[str, ...]]]:
-    """By id: what the runtime makes alone; milliseconds over HTTP alone; digests of what came over HTTP alone."""
-    made, http_ms, digests = {}, {}, {}
+) -> tuple[dict[str, Made], dict[str, tuple[str, ...]]]:
+    """By id: what the runtime makes alone, and digests of what comes over HTTP alone."""
+    made, digests = {}, {}
     with InstantID.load(server.bundle, threads=server.threads) as pipeline:
         make_alone(pipeline, asked[0], clients.photos)  # loads what first requests load
         for one in asked:
-            answer = asyncio.run(clients.send_all([_plain(one)]))[0]
+            digests[one.id] = asyncio.run(clients.send_all([_plain(one)]))[0].digests
             made[one.id] = make_alone(pipeline, one, clients.photos)
-            http_ms[one.id], digests[one.id] = answer.latency_ms, answer.digests
-    return made, http_ms, digests
+    return made, digests
 
 
 def _plain(asked: Asked) -> Asked:

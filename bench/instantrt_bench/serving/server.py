@@ -76,7 +76,7 @@ class Server:
         config.write_text("\n".join([f"database = {json.dumps(self.database)}", *lines]) + "\n")
         threads = [] if self.threads is None else ["--threads", str(self.threads)]
         with (self.folder / "serve.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [*COMMAND, "serve", str(self.bundle), "--config", str(config), "--port", str(self._port), *threads],
                 stdout=log,
                 stderr=log,
@@ -119,13 +119,13 @@ class Server:
     def create_key(self, name: str) -> Key:
         """A new account with :data:`GRANT` credits."""
         command = [*COMMAND, "keys", "create", name, "--credits", str(GRANT), "--database", self.database, "--json"]
-        made = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return Key(made["id"], made["key"])
+        made = _json_of(command)
+        return Key(made["id"], made["text"])
 
     def credits(self) -> dict[str, int]:
         """What each account has, by key id."""
         command = [*COMMAND, "keys", "list", "--database", self.database, "--json"]
-        listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        listed = _json_of(command)
         return {key["id"]: key["credits"] for key in listed["keys"]}
 
     def processes(self) -> list[psutil.Process]:
@@ -148,6 +148,11 @@ class Server:
     def _last_words(self) -> str:
         log = self.folder / "serve.log"
         return log.read_text(errors="replace")[-2000:] if log.exists() else "no log"
+
+
+def _json_of(command: list[str]) -> dict[str, Any]:
+    done = subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own command
+    return dict(json.loads(done.stdout))
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-"""A short request while a long one runs: it must not wait for the long one's end, nor the long one pay more than a share."""
+"""A short request while a long one runs: neither may cost the other more than its share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from instantrt_bench.serving.client import Clients
 from instantrt_bench.serving.mix import Asked
 from instantrt_bench.serving.outcome import Answer
-from instantrt_bench.serving.server import GRANT, Server
+from instantrt_bench.serving.server import Server
 
 ALONE = 5  # runs of each without the other
 SENT_AFTER = 0.1  # of the long one's time
