@@ -13,11 +13,11 @@ from instantrt_bench.serving.books import credit_error, read_charges
 from instantrt_bench.serving.client import Clients
 from instantrt_bench.serving.mix import Asked, Mix
 from instantrt_bench.serving.outcome import CANCELLED, DONE, Answer, latency_figures, short_wait_ratio
-from instantrt_bench.serving.overhead import run_overhead
+from instantrt_bench.serving.overhead import RUNS, run_overhead
 from instantrt_bench.serving.server import GRANT, Server
 
 
-def run_load(server: Server, mix: Mix, photos: Mapping[str, bytes]) -> dict[str, Any]:
+def run_load(server: Server, mix: Mix, photos: Mapping[str, bytes], overhead_runs: int = RUNS) -> dict[str, Any]:
     """The mix from all clients at once, then one request at a time over HTTP and by the runtime alone."""
     server.wait_until_ready()
     keys = [server.create_key(f"load-{number}") for number in range(mix.accounts)]
@@ -42,7 +42,7 @@ def run_load(server: Server, mix: Mix, photos: Mapping[str, bytes]) -> dict[str,
         "throughput_ratio_vs_serial": round(sum(service_ms.values()) / wall_ms, 4),
         **latency_figures(answers),
         "short_request_wait_ratio_vs_fifo": _rounded(short_wait_ratio(done, service_ms)),
-        **run_overhead(server, clients),
+        **run_overhead(server, clients, overhead_runs),
         "wall_s": round(wall_ms / 1e3, 1),
         "serial_s": round(sum(service_ms.values()) / 1e3, 1),
         "failures": [answer.detail for answer in answers if answer.outcome not in (DONE, CANCELLED)][:20],

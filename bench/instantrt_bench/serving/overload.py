@@ -14,9 +14,10 @@ from instantrt_bench.serving.client import TIMEOUT_S, Clients
 from instantrt_bench.serving.mix import Asked
 from instantrt_bench.serving.outcome import DONE, FAILED, REFUSED, Answer
 from instantrt_bench.serving.resources import Resources
-from instantrt_bench.serving.server import Server
+from instantrt_bench.serving.server import Server, ServerError
 
 ALONE = 10  # requests that measure the capacity
+ALONE_NUMBERS = 1_000_000  # theirs begin here
 RECOVERY_S = 5.0
 
 
@@ -73,8 +74,11 @@ def run_overload(server: Server, photo: bytes, overload: Overload) -> dict[str, 
 
 
 def _alone_ms(clients: Clients, overload: Overload) -> float:
-    asked = [overload.asked(-1 - number) for number in range(ALONE)]
-    return median(asyncio.run(clients.send_all([one]))[0].latency_ms for one in asked)
+    """Median of requests one after the other; the first of them may find loops and caches cold."""
+    answers = [asyncio.run(clients.send_all([overload.asked(ALONE_NUMBERS + number)]))[0] for number in range(ALONE)]
+    if wrong := [answer.detail for answer in answers if answer.outcome != DONE]:
+        raise ServerError("requests without load are not answered", found=wrong[0], hint="see the server's log")
+    return median(answer.latency_ms for answer in answers)
 
 
 async def _exceed(server: Server, clients: Clients, overload: Overload, per_s: float) -> tuple[list[Answer], int]:
