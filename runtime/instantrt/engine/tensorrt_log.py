@@ -1,4 +1,4 @@
-"""What TensorRT says: it reports failures as None or False and puts the reason into its log."""
+"""What TensorRT says: it reports failures as None, False or RuntimeError and puts the reason into its log."""
 
 from __future__ import annotations
 
@@ -37,11 +37,25 @@ class TensorRTLog:
         self._least_severe = self._error  # of what is wanted; TensorRT's numbers grow from severe to verbose
         self.logger: trt.ILogger = self._logger(module)
 
-    def failure(self, what: str, hint: str) -> EngineError:
-        """The error for something that TensorRT refused, quoting what it said; the next one starts afresh."""
+    def failure(self, what: str, hint: str, otherwise: str = "TensorRT gave no reason") -> EngineError:
+        """The error for something that TensorRT refused, quoting what it said; the next one starts afresh.
+
+        Args:
+            what: the mistake.
+            hint: what to do.
+            otherwise: what is quoted if its log has nothing.
+        """
         said = "; ".join(self._errors)
         self._errors.clear()
-        return EngineError(what, found=said or "TensorRT gave no reason", hint=hint)
+        return EngineError(what, found=said or otherwise, hint=hint)
+
+    @contextmanager
+    def refusing(self, what: str, hint: str) -> Iterator[None]:
+        """Make a :meth:`failure` of the RuntimeError with which some of the bindings' functions answer a refusal."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.failure(what, hint, str(error)) from error
 
     @contextmanager
     def heard_by(self, listener: Listener, *, verbose: bool = False) -> Iterator[None]:
