@@ -2,7 +2,8 @@
 
 TensorRT makes one fused kernel of an Attention or refuses to build, which is what the loop wants. It is decomposed
 
-* in fp32, for which there are no such kernels;
+* in fp32, for which there are no such kernels, unless it is fp16 that was widened (see
+  :mod:`instantrt_engines.widen_attention`);
 * with a mask, as in the text encoders: for some shapes TensorRT-RTX 1.7.1 has no kernel then;
 * where several share their query and scale: TensorRT-RTX 1.7.1 crashes on those (segmentation fault), so the one with
   most keys stays;
@@ -47,7 +48,12 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     if not attentions:
         return 0
     types = _types(model)
-    chosen = {n.output[0] for n in attentions if everywhere or _is_wide(n, types) or _is_masked(n)}
+    widened = _widened(model.graph, types)
+    chosen = {
+        n.output[0]
+        for n in attentions
+        if everywhere or _is_masked(n) or (_is_wide(n, types) and n.input[0] not in widened)
+    }
     chosen |= _sharing_a_query(attentions, types)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -64,8 +70,18 @@ def _types(model: onnx.ModelProto) -> Types:
     return weights | {v.name: v.type.tensor_type for v in values}
 
 
+def _widened(graph: onnx.GraphProto, types: Types) -> set[str]:
+    """What is cast from fp16 to fp32."""
+    casts = [n for n in graph.node if n.op_type == "Cast" and _is_wide_value(n.output[0], types)]
+    return {n.output[0] for n in casts if n.input[0] in types and types[n.input[0]].elem_type == TensorProto.FLOAT16}
+
+
+def _is_wide_value(name: str, types: Types) -> bool:
+    return name in types and types[name].elem_type == TensorProto.FLOAT
+
+
 def _is_wide(node: onnx.NodeProto, types: Types) -> bool:
-    return node.input[0] in types and types[node.input[0]].elem_type == TensorProto.FLOAT
+    return _is_wide_value(node.input[0], types)
 
 
 def _is_masked(node: onnx.NodeProto) -> bool:

@@ -36,6 +36,14 @@ def with_fixed_axes(model: onnx.ModelProto, contract: NetworkContract, symbols: 
     return fixed
 
 
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every value of which it can be inferred, weights included."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {weight.name: weight.data_type for weight in inferred.initializer}
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Type and shape of one value of a graph; None for an axis that could not be inferred."""
