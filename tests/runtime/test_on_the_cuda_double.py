@@ -155,7 +155,12 @@ def test_doctor_answers_for_each_target_by_the_gpus_capability(
         if target not in fits:
             assert f"of compute capability {played.compute_capability}" in refused[0]
             assert ability["hint"].startswith("use ")
-    text = below(cuda_double_library, played, "-m", "instantrt.cli", "doctor")
+    rtx = [sys.executable, "-m", "instantrt.cli", "doctor", "--target", "tensorrt-rtx"]
+    done = subprocess.run(
+        rtx, env=environment(cuda_double_library, played=played), capture_output=True, text=True, check=False
+    )
+    text = done.stdout
+    assert done.returncode == (0 if "tensorrt-rtx" in fits else 1)
     assert ("use --target tensorrt;" in text) == ("tensorrt-rtx" not in fits)
 
 

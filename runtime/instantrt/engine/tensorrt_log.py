@@ -23,7 +23,7 @@ class TensorRTLog:
     """The one logger of a TensorRT module in this process, for building and for running. Use :func:`tensorrt_log`.
 
     TensorRT has no filter of its own for loggers written in Python: it hands over the verbose messages too, of which a
-    build has many (11,000 for nano's IdentityNet), a datacenter build's trials of kernels included. So those that nobody
+    build has many (11,000 for nano's IdentityNet), a datacenter build's trials of kernels included. Those that nobody
     wants are dropped at the first look, which is a fifth of what such a message costs, 1.5 us (`pytest bench/micro -k
     dropped`). Only a logger in C++ would be spared the rest, and TensorRT's own can do nothing but print.
 
