@@ -262,14 +262,15 @@ class Building:
         job = self._job(model, onnx_path, attention_operator=knows_attention(self.api))
         try:
             return self._attempt(job, out)
-        except RefusedError as first:
+        except RefusedError as refused:
             if all(node.op_type != "Attention" for node in job.model.graph.node):
                 raise
-            self._report("attention again, decomposed", 0.0)
-            try:
-                return self._attempt(self._job(model, onnx_path, attention_operator=False), out)
-            except RefusedError as second:
-                raise second.after(first) from first
+            first = refused.with_traceback(None)  # whose frames hold all that TensorRT has allocated for this build
+        self._report("attention again, decomposed", 0.0)
+        try:
+            return self._attempt(self._job(model, onnx_path, attention_operator=False), out)
+        except RefusedError as second:
+            raise second.after(first) from first
 
     def _job(self, model: onnx.ModelProto, onnx_path: Path, *, attention_operator: bool) -> Job:
         profiles, options = self.wanted.profiles, self.request.options

@@ -25,6 +25,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from instantrt_engines.graph import value_types
+
 Types = Mapping[str, onnx.TypeProto.Tensor]
 
 
@@ -47,12 +49,12 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     attentions = [node for node in model.graph.node if node.op_type == "Attention"]
     if not attentions:
         return 0
-    types = _types(model)
+    types = value_types(model)
     widened = _widened(model.graph, types)
     chosen = {
         n.output[0]
         for n in attentions
-        if everywhere or _is_masked(n) or (_is_wide(n, types) and n.input[0] not in widened)
+        if everywhere or _is_masked(n) or (_is(n.input[0], types, TensorProto.FLOAT) and n.input[0] not in widened)
     }
     chosen |= _sharing_a_query(attentions, types)
     nodes: list[onnx.NodeProto] = []
@@ -63,25 +65,18 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     return len(chosen)
 
 
-def _types(model: onnx.ModelProto) -> Types:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    weights = {w.name: helper.make_tensor_type_proto(w.data_type, w.dims).tensor_type for w in inferred.initializer}
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    return weights | {v.name: v.type.tensor_type for v in values}
-
-
 def _widened(graph: onnx.GraphProto, types: Types) -> set[str]:
     """What is cast from fp16 to fp32."""
-    casts = [n for n in graph.node if n.op_type == "Cast" and _is_wide_value(n.output[0], types)]
-    return {n.output[0] for n in casts if n.input[0] in types and types[n.input[0]].elem_type == TensorProto.FLOAT16}
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    return {
+        cast.output[0]
+        for cast in casts
+        if _is(cast.input[0], types, TensorProto.FLOAT16) and _is(cast.output[0], types, TensorProto.FLOAT)
+    }
 
 
-def _is_wide_value(name: str, types: Types) -> bool:
-    return name in types and types[name].elem_type == TensorProto.FLOAT
-
-
-def _is_wide(node: onnx.NodeProto, types: Types) -> bool:
-    return _is_wide_value(node.input[0], types)
+def _is(name: str, types: Types, element: int) -> bool:
+    return name in types and types[name].elem_type == element
 
 
 def _is_masked(node: onnx.NodeProto) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from instantrt_engines.graph import element_types
+from instantrt_engines.graph import value_types
 
 
 def widen_attention(model: onnx.ModelProto) -> int:
@@ -24,17 +24,17 @@ def widen_attention(model: onnx.ModelProto) -> int:
     Returns:
         how many were widened.
     """
-    types = element_types(model)
+    halves = {name for name, kind in value_types(model).items() if kind.elem_type == TensorProto.FLOAT16}
     casts: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
     widened = 0
     for node in model.graph.node:
-        if node.op_type != "Attention" or types.get(node.input[0]) != TensorProto.FLOAT16:
+        if node.op_type != "Attention" or node.input[0] not in halves:
             nodes.append(node)
             continue
         widened += 1
         for index, name in enumerate(node.input):
-            if types.get(name) != TensorProto.FLOAT16:
+            if name not in halves:
                 continue  # a boolean mask, or an input that is left out
             if name not in casts:
                 casts[name] = f"{name}.fp32"
@@ -45,14 +45,9 @@ def widen_attention(model: onnx.ModelProto) -> int:
         nodes += [node, _cast(node.output[0], output, TensorProto.FLOAT16)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _forget_types(model.graph)
+    del model.graph.value_info[:]  # types of what is computed inside, which are inferred again when they are asked for
     return widened
 
 
 def _cast(source: str, result: str, element: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [result], name=f"{result}.cast", to=element)
-
-
-def _forget_types(graph: onnx.GraphProto) -> None:
-    """Of what is computed inside: they are inferred again when they are asked for."""
-    del graph.value_info[:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,28 @@ def test_if_that_is_refused_too_both_reasons_are_given(
         list(build_plans(attentive, BuildRequest("tensorrt-rtx")))
     assert operators == [True, False]
     assert error.value.found == found
+
+
+def test_what_the_refused_build_held_is_released_before_the_second_one(
+    attentive: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size TensorRT holds gigabytes for a build."""
+
+    class Held:
+        """What TensorRT allocates."""
+
+    held: list[weakref.ref[Held]] = []
+
+    def build(api, job, out, progress, log):
+        if held:
+            assert held[0]() is None
+            return build_plan(api, job, out, progress, log)
+        builder = Held()
+        held.append(weakref.ref(builder))
+        raise RefusedError("TensorRT-RTX could not build it", found="no kernel", hint="read its log")
+
+    monkeypatch.setattr("instantrt_engines.build.build_plan", build)
+    assert list(build_plans(attentive, BuildRequest("tensorrt-rtx")))
 
 
 def test_a_refused_network_without_attention_is_not_built_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
