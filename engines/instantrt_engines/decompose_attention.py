@@ -25,8 +25,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from instantrt_engines.graph import value_types
-
 Types = Mapping[str, onnx.TypeProto.Tensor]
 
 
@@ -49,7 +47,7 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     attentions = [node for node in model.graph.node if node.op_type == "Attention"]
     if not attentions:
         return 0
-    types = value_types(model)
+    types = tensor_types(model)
     widened = _widened(model.graph, types)
     chosen = {
         n.output[0]
@@ -63,6 +61,14 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return len(chosen)
+
+
+def tensor_types(model: onnx.ModelProto) -> Types:
+    """Type and shape of every value of a graph that can be inferred."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    weights = {w.name: helper.make_tensor_type_proto(w.data_type, w.dims).tensor_type for w in inferred.initializer}
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return weights | {v.name: v.type.tensor_type for v in values}
 
 
 def _widened(graph: onnx.GraphProto, types: Types) -> set[str]:

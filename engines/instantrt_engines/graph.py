@@ -36,14 +36,6 @@ def with_fixed_axes(model: onnx.ModelProto, contract: NetworkContract, symbols: 
     return fixed
 
 
-def value_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of every value of which they can be inferred, weights included."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    weights = {w.name: helper.make_tensor_type_proto(w.data_type, w.dims).tensor_type for w in inferred.initializer}
-    values = (*inferred.input, *inferred.value_info, *inferred.output)
-    return weights | {value.name: value.type.tensor_type for value in values}
-
-
 @dataclass(frozen=True)
 class Tensor:
     """Type and shape of one value of a graph; None for an axis that could not be inferred."""

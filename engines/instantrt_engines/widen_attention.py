@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from instantrt_engines.graph import value_types
+from instantrt_engines.decompose_attention import tensor_types
 
 
 def widen_attention(model: onnx.ModelProto) -> int:
@@ -24,7 +24,7 @@ def widen_attention(model: onnx.ModelProto) -> int:
     Returns:
         how many were widened.
     """
-    halves = {name for name, kind in value_types(model).items() if kind.elem_type == TensorProto.FLOAT16}
+    halves = {name for name, kind in tensor_types(model).items() if kind.elem_type == TensorProto.FLOAT16}
     casts: dict[str, str] = {}
     nodes: list[onnx.NodeProto] = []
     widened = 0

@@ -35,21 +35,23 @@ class Ability:
     name: str
     distributions: tuple[str, ...]
     extra: str
-    flavour: Flavour | None = None  # what needs a GPU that it runs on
+    needs_gpu: bool = False
     target: str | None = None  # what runs here when it is there
+    flavour: Flavour | None = None  # which does not run on every GPU
 
 
 _RTX = ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
 _BUILD = ("onnx", "onnx-graphsurgeon", "onnxruntime")
 _CUDA = ("cuda-core", "cuda-bindings")
+_RTX_FLAVOUR, _DATACENTER = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
 
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
     Ability("build TensorRT-RTX plans", (*_RTX, *_BUILD), "rtx,build"),
-    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", FLAVOURS["tensorrt-rtx"], "tensorrt-rtx"),
-    Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", FLAVOURS["tensorrt"]),
-    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", FLAVOURS["tensorrt"], "tensorrt"),
+    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, _RTX_FLAVOUR.target, _RTX_FLAVOUR),
+    Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", True, flavour=_DATACENTER),
+    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt", _DATACENTER),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
 
@@ -155,18 +157,17 @@ def examine(ability: Ability, machine: Machine) -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     hint = f'pip install "instantrt[{ability.extra}]"' if missing else None
-    gpus: list[int] = []
-    if ability.flavour is not None and machine.no_gpu:
+    flavour = ability.flavour
+    refusals = {gpu.ordinal: None if flavour is None else flavour.refusal(gpu) for gpu in machine.gpus}
+    gpus = tuple(ordinal for ordinal, refusal in refusals.items() if refusal is None) if ability.needs_gpu else ()
+    if ability.needs_gpu and machine.no_gpu:
         if not set(_CUDA) & set(missing):
             missing.append(f"an NVIDIA GPU with its driver ({machine.no_gpu})")
-    elif ability.flavour is not None:
-        refusals = {gpu.ordinal: ability.flavour.refusal(gpu) for gpu in machine.gpus}
-        gpus = [ordinal for ordinal, refusal in refusals.items() if refusal is None]
-        if not gpus:
-            refused = [refusal for refusal in refusals.values() if refusal is not None]
-            missing.append("a GPU that it runs on: " + "; ".join(str(refusal.found) for refusal in refused))
-            hint = refused[0].hint
-    return Finding(ability.name, not missing, installed, tuple(missing), hint, tuple(gpus))
+    elif ability.needs_gpu and not gpus:
+        refused = [refusal for refusal in refusals.values() if refusal is not None]
+        missing.append("a GPU that it runs on: " + "; ".join(str(refusal.found) for refusal in refused))
+        hint = refused[0].hint
+    return Finding(ability.name, not missing, installed, tuple(missing), hint, gpus)
 
 
 def _load() -> Callable[[DoctorOptions], ExitStatus]:
