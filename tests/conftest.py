@@ -202,6 +202,15 @@ def nano_plans(request: pytest.FixtureRequest, made_once: MadeOnce) -> Path:
     return made_once("planned", plan)
 
 
+def skip_where_refused(target: str) -> None:
+    """Skip the test with the target's own words where it does not run on this GPU."""
+    from instantrt.device.properties import visible_gpus
+    from instantrt.engine.flavours import FLAVOURS
+
+    if refusal := FLAVOURS[target].refusal(visible_gpus()[0]):
+        pytest.skip(str(refusal))
+
+
 @pytest.fixture
 def planned_bundle(request: pytest.FixtureRequest) -> Path:
     """:func:`nano_plans` where plans can be executed; skipped elsewhere, before anything is built.
@@ -212,10 +221,12 @@ def planned_bundle(request: pytest.FixtureRequest) -> Path:
 
     if CudaDouble.loaded() is None:
         request.getfixturevalue("cuda_device")  # skips without a GPU
+        skip_where_refused("tensorrt-rtx")
         bundle: Path = request.getfixturevalue("nano_plans")
         return bundle
     if PLANNED_BUNDLE not in os.environ:
         pytest.skip("needs plans: see test_on_the_cuda_double.py")
+    skip_where_refused("tensorrt-rtx")
     return Path(os.environ[PLANNED_BUNDLE])
 
 
@@ -249,7 +260,6 @@ def executing(request: pytest.FixtureRequest) -> None:
     """Plans can be executed here: on a GPU, or by the doubles on the stand-in driver. Skipped otherwise."""
     from doubles.cuda_double import CudaDouble
 
+    request.getfixturevalue("planned_bundle")
     if CudaDouble.loaded() is not None:
         request.getfixturevalue("tensorrt_double")
-    else:
-        request.getfixturevalue("cuda_device")

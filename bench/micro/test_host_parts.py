@@ -20,7 +20,9 @@ from instantrt.contracts import NetworkContract, network_contracts
 from instantrt.denoise import DenoiseLoop, LoopShape
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
+from instantrt.engine.flavours import FLAVOURS
 from instantrt.engine.onnxruntime import import_onnxruntime
+from instantrt.engine.tensorrt_log import TensorRTLog
 from instantrt.finite import all_finite
 from instantrt.noise import TorchGenerator
 from instantrt.samplers import SAMPLERS, SchedulerConfig, step_table
@@ -135,3 +137,12 @@ class _IdleTarget:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def test_dropped_message(benchmark: BenchmarkFixture) -> None:
+    """A verbose message of TensorRT's that nobody wants, from C++ to Python and back."""
+    pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="needs the rtx extra")
+    module = FLAVOURS["tensorrt-rtx"].load()
+    log = TensorRTLog(module)
+    benchmark(module.ILogger.log, log.logger, module.ILogger.Severity.VERBOSE, "x" * 120)
+    assert log.failure("nothing failed", "").found == "TensorRT gave no reason"

@@ -38,6 +38,7 @@ class BuildCommandOptions:
     weight_streaming: bool = False
     hardware_compatibility: str | None = None
     version_compatible: bool = False
+    fp32_attention: bool = False
     compute: Sequence[str] = ()
     timing_cache: Path | None = None
     allow_slow: bool = False
@@ -69,6 +70,9 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument("--weight-streaming", action="store_true", help="weights may stay in host memory")
     options.add_argument("--hardware-compatibility", choices=("ampere_plus", "same_compute_capability"))
     options.add_argument("--version-compatible", action="store_true", help="runs with later minor versions too")
+    options.add_argument(
+        "--fp32-attention", action="store_true", help="fused attention adds up in fp32 (TensorRT 11.3 and later)"
+    )
     options.add_argument("--compute", nargs="+", metavar="X.Y", help="GPU compute capabilities to build for")
     options.add_argument("--timing-cache", type=Path, metavar="FILE", help="kernel timings, read and updated")
     options.add_argument("--allow-slow", action="store_true", help="keep plans that the checks would refuse as slow")

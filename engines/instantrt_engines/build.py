@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from instantrt.plan import (
     PlanError,
     PlanIdentity,
     PlanRecord,
+    Profile,
     new_plan_path,
     onnx_digests,
     open_plan,
@@ -26,14 +27,21 @@ from instantrt.plan import (
     write_record,
 )
 from instantrt_engines.build_support import BUILD_SUPPORT, BuildSupport, knows_attention
-from instantrt_engines.builder import Job, Measured, NoAttentionKernelError, build_plan
-from instantrt_engines.checks import attention_memory, check_attention, check_precision
+from instantrt_engines.builder import Job, Measured, RefusedError, build_plan
+from instantrt_engines.checks import (
+    MATRIX_PRODUCTS,
+    attention_memory,
+    check_attention,
+    check_precision,
+    fp32_products,
+)
 from instantrt_engines.graph import ShapedGraph, load_graph
 from instantrt_engines.log import BuildLog, LogFile
-from instantrt_engines.options import BuildOptions
+from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.prepare import prepare
 from instantrt_engines.profiles import ShapeOptions, corner, profiles_for, static_symbols
 from instantrt_engines.tensorrt_api import TensorRT
+from instantrt_engines.widen_attention import widen_attention
 
 BuildProgress = Callable[[str, str, float], None]  # (network, phase, share of its build that is done)
 
@@ -82,7 +90,8 @@ def build_plans(
 
     Raises:
         RequestError: an unknown target.
-        BuildOptionError: an option that the flavour lacks, or a profile outside what the bundle was exported for.
+        BuildOptionError: an option that the flavour or its version lacks, GPUs that a network cannot be built for, or a
+            profile outside what the bundle was exported for.
         MissingExtraError, WheelError: the flavour cannot be loaded.
         DeviceError: plans are for the GPU of the build, and there is none.
         BundleError: the bundle lacks a network that was asked for, or was altered.
@@ -95,7 +104,9 @@ def build_plans(
     contracts = [bundle.contracts[name] for name in _chosen(bundle, request.only)]
     profiles = {c.name: profiles_for(c, request.shapes, bundle.manifest) for c in contracts}
     api = support.load()
-    compute = support.compute(request.options)
+    support.check_version(request.options, api.version)
+    _check_products(bundle, support, request, {c: profiles[c.name][0] for c in contracts})
+    compute, tuned_for = support.compute(request.options), support.tuned_for(request.options)
     for contract in contracts:
         check_output(plan_path(bundle.folder, request.target, contract.name))
     for contract in contracts:
@@ -107,9 +118,30 @@ def build_plans(
             precision=bundle.precision,
             profiles=profiles[contract.name],
             compute=compute,
+            tuned_for=tuned_for,
             options=support.identity(request.options),
         )
         yield Building(bundle, request, support, api, contract, identity, progress, log_file).ensure()
+
+
+def _check_products(
+    bundle: Bundle, support: BuildSupport, request: BuildRequest, profiles: Mapping[NetworkContract, Profile]
+) -> None:
+    """Raise :class:`BuildOptionError` for networks that GPUs which were asked for have no kernels for."""
+    lacking = sorted(support.no_fp32_products & set(request.options.compute))
+    if not lacking:
+        return
+    needing = []
+    for contract, profile in profiles.items():
+        graph = ShapedGraph.at(load_graph(bundle.onnx(contract.name)), contract, corner(profile, 1))
+        if products := fp32_products(graph, MATRIX_PRODUCTS):
+            needing.append(f"{contract.name} ({products[0]})")
+    if needing:
+        raise BuildOptionError(
+            f"{support.product} has no fp32 matrix products for compute capability {', '.join(lacking)}",
+            found=f"networks with some: {', '.join(needing)}",
+            hint="leave it out of --compute; such a GPU itself can build plans with --target tensorrt",
+        )
 
 
 def build_support_of(target: str) -> BuildSupport:
@@ -187,9 +219,11 @@ class Building:
     def _build(self, plan: Path) -> PlanRecord:
         onnx_path = self.bundle.onnx(self.contract.name)
         model = load_graph(onnx_path)
+        if self.request.options.fp32_attention:
+            widen_attention(model)
         largest = [ShapedGraph.at(model, self.contract, corner(p, 2)) for p in self.wanted.profiles]
         if not self.request.allow_slow:
-            check_precision(self.contract.name, largest[0], self.bundle.precision)
+            check_precision(self.contract.name, largest[0], self.bundle.precision, self.request.options.asked)
         partial = plan.with_suffix(".plan.partial")
         try:
             measured = self._compile(model, onnx_path, partial)
@@ -220,15 +254,25 @@ class Building:
         return record
 
     def _compile(self, model: onnx.ModelProto, onnx_path: Path, out: Path) -> Measured:
-        """With attentions as operators, which TensorRT fuses or refuses; if it refuses, with all decomposed."""
-        if knows_attention(self.api):
-            try:
-                return self._attempt(model, onnx_path, out, attention_operator=True)
-            except NoAttentionKernelError:
-                self._report("attention again, decomposed", 0.0)
-        return self._attempt(model, onnx_path, out, attention_operator=False)
+        """With attentions as operators, which TensorRT fuses or refuses; if it refuses, with all decomposed.
 
-    def _attempt(self, model: onnx.ModelProto, onnx_path: Path, out: Path, *, attention_operator: bool) -> Measured:
+        How it says that it has no kernel for one differs from version to version, so any refusal is taken for that, and
+        both are quoted if it refuses the decomposed ones too.
+        """
+        job = self._job(model, onnx_path, attention_operator=knows_attention(self.api))
+        try:
+            return self._attempt(job, out)
+        except RefusedError as refused:
+            if all(node.op_type != "Attention" for node in job.model.graph.node):
+                raise
+            first = refused.with_traceback(None)  # whose frames hold all that TensorRT has allocated for this build
+        self._report("attention again, decomposed", 0.0)
+        try:
+            return self._attempt(self._job(model, onnx_path, attention_operator=False), out)
+        except RefusedError as second:
+            raise second.after(first) from first
+
+    def _job(self, model: onnx.ModelProto, onnx_path: Path, *, attention_operator: bool) -> Job:
         profiles, options = self.wanted.profiles, self.request.options
         prepared = prepare(
             model,
@@ -237,7 +281,9 @@ class Building:
             fold=not options.strip_weights,
             attention_operator=attention_operator,
         )
-        job = Job(self.support, self.contract, prepared, onnx_path, profiles, options)
+        return Job(self.support, self.contract, prepared, onnx_path, profiles, options)
+
+    def _attempt(self, job: Job, out: Path) -> Measured:
         return build_plan(self.api, job, out, self._report, BuildLog(self.log_file))
 
     def _report(self, phase: str, share: float) -> None:

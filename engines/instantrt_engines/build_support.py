@@ -6,33 +6,46 @@ plans are run, is in ``instantrt.engine.flavours``.
 | what                   | TensorRT 10            | TensorRT 11      | TensorRT-RTX 1.7                 |
 |------------------------|------------------------|------------------|----------------------------------|
 | a build needs a GPU    | yes                    | yes              | only for strip_weights           |
-| a plan runs on         | the GPU of the build   | the same         | 8.0, 8.6, 8.9, 12.0 and later    |
+| a plan runs on         | the model of GPU that  | the same         | 8.0, 8.6, 8.9, 12.0 and later    |
+|                        | it is built on         |                  |                                  |
 |    or, when asked      | hardware_compatibility | the same         | compute (7.5 and 12.1 too)       |
+|    ampere_plus         | 8.0 and later          | the same         | -                                |
+|    same_compute_...    | all models of the same | the same         | -                                |
+|                        | compute capability     |                  |                                  |
 | strong typing          | by STRONGLY_TYPED      | always           | by STRONGLY_TYPED                |
 | precision flags        | exist, not used        | removed          | do not exist                     |
 | device_memory_size     | exists, not used       | removed, use _v2 | only _v2                         |
 | plan to a stream       | since 10.13            | yes              | yes                              |
 | ONNX Attention         | if it has IAttention   | yes              | yes, with two exceptions         |
+| fp32 matrix products   | yes                    | yes              | not for 7.5                      |
+| fp32_attention         | no                     | since 11.3       | no                               |
+| TF32 (on by default)   | off                    | off              | off                              |
 | timing cache           | yes                    | yes              | no: it would need a GPU          |
 | hardware_compatibility | yes                    | yes              | no                               |
 | version_compatible     | yes                    | yes              | no: libnvinfer_lean is missing   |
+
+TF32 would leave 11 bits of the digits of fp32 products, fp16's precision, in networks that are fp32 for their digits.
+fp16 networks have no fp32 products.
 
 The datacenter columns come from the vendor's documentation and type stubs; only the last one has run here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from instantrt.engine.flavours import FLAVOURS, Flavour
+from instantrt.engine.flavours import FLAVOURS, Flavour, numbers
 from instantrt.errors import DeviceError, MissingExtraError, WheelError
-from instantrt.plan import Option
+from instantrt.plan import Option, TunedFor
 from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.tensorrt_api import TensorRT
 
 if TYPE_CHECKING:
     import tensorrt as trt
+
+    from instantrt.device.properties import GpuProperties
 
 COMMON_OPTIONS = frozenset({"optimization_level", "aux_streams", "strip_weights", "weight_streaming"})
 OPTION_FLAGS = {
@@ -40,6 +53,7 @@ OPTION_FLAGS = {
     "weight_streaming": ("WEIGHT_STREAMING",),
     "version_compatible": ("VERSION_COMPATIBLE",),
 }
+FLAGS_OFF = ("TF32",)  # that TensorRT sets by default
 HARDWARE_LEVELS = {"ampere_plus": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}
 
 
@@ -52,6 +66,8 @@ class BuildSupport:
         options: names of the options of :class:`BuildOptions` that it has.
         default_compute: what plans run on unless asked otherwise; None: the GPU that they are built on.
         capabilities: compute capabilities that ``compute`` may name, with TensorRT's names for them.
+        no_fp32_products: those of them for which it cannot compile fp32 matrix products.
+        since: the version from which on it has an option, for those that older ones lack.
         on_gpu: the options that it has only on a machine with a GPU.
     """
 
@@ -59,6 +75,8 @@ class BuildSupport:
     options: frozenset[str]
     default_compute: tuple[str, ...] | None
     capabilities: dict[str, str]
+    no_fp32_products: frozenset[str] = frozenset()
+    since: Mapping[str, str] = field(default_factory=dict)
     on_gpu: frozenset[str] = frozenset()
 
     @property
@@ -105,6 +123,16 @@ class BuildSupport:
                 "unknown hardware compatibility", found=repr(level), hint=f"it knows: {', '.join(HARDWARE_LEVELS)}"
             )
 
+    def check_version(self, options: BuildOptions, version: str) -> None:
+        """Raise :class:`BuildOptionError` for an option that the installed version is too old for."""
+        for name in options.asked:
+            if numbers(version) < numbers(self.since.get(name, "0")):
+                raise BuildOptionError(
+                    f"{self.product} has the option {name} from version {self.since[name]} on",
+                    found=f"version {version}",
+                    hint=f"build without it, or {self.flavour.upgrade}",
+                )
+
     def compute(self, options: BuildOptions) -> tuple[str, ...]:
         """The GPU compute capabilities that a plan with these options runs on.
 
@@ -115,10 +143,19 @@ class BuildSupport:
             return tuple(sorted(options.compute, key=lambda c: tuple(int(part) for part in c.split("."))))
         if options.hardware_compatibility == "ampere_plus":
             return ("8.0+",)
-        return self.default_compute or (self._compute_here(),)
+        return self.default_compute or (self._gpu_here().compute_capability,)
+
+    def tuned_for(self, options: BuildOptions) -> TunedFor | None:
+        """The only model of GPU that a plan with these options runs on; None if ``compute`` says it all.
+
+        Raises:
+            DeviceError: that is the GPU of this machine, and there is none.
+        """
+        portable = self.default_compute is not None or options.hardware_compatibility is not None
+        return None if portable else TunedFor.of(self._gpu_here())
 
     def flags(self, options: BuildOptions) -> tuple[str, ...]:
-        """The builder flags of a plan with these options."""
+        """The builder flags that are on in a plan with these options; all others are off."""
         capture = () if options.weight_streaming else self.flavour.capture_flags
         return (*capture, *(flag for name in options.asked for flag in OPTION_FLAGS.get(name, ())))
 
@@ -128,6 +165,8 @@ class BuildSupport:
 
     def configure(self, api: TensorRT, config: trt.IBuilderConfig, options: BuildOptions) -> None:
         """Put the options into a builder's configuration."""
+        for flag in FLAGS_OFF:
+            config.clear_flag(getattr(api.BuilderFlag, flag))
         for flag in self.flags(options):
             config.set_flag(getattr(api.BuilderFlag, flag))
         if options.optimization_level is not None:
@@ -140,11 +179,11 @@ class BuildSupport:
         if options.compute:
             self._set_compute(api, config, self.compute(options))
 
-    def _compute_here(self) -> str:
+    def _gpu_here(self) -> GpuProperties:
         try:
             from instantrt.device.properties import GpuProperties, open_gpu
 
-            return GpuProperties.of(open_gpu(0)).compute_capability
+            return GpuProperties.of(open_gpu(0))
         except (DeviceError, MissingExtraError) as error:
             raise DeviceError(
                 f"{self.product} builds plans only on the GPU that they are for, and none can be used here",
@@ -175,9 +214,10 @@ BUILD_SUPPORT = {
     for support in (
         BuildSupport(
             flavour=FLAVOURS["tensorrt"],
-            options=COMMON_OPTIONS | {"hardware_compatibility", "version_compatible", "timing_cache"},
+            options=COMMON_OPTIONS | {"hardware_compatibility", "version_compatible", "timing_cache", "fp32_attention"},
             default_compute=None,
             capabilities={},
+            since={"fp32_attention": "11.3"},
         ),
         BuildSupport(
             flavour=FLAVOURS["tensorrt-rtx"],
@@ -185,6 +225,7 @@ BUILD_SUPPORT = {
             default_compute=("8.0", "8.6", "8.9", "12.0+"),
             on_gpu=frozenset({"strip_weights"}),
             capabilities={c: f"SM{c.replace('.', '')}" for c in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")},
+            no_fp32_products=frozenset({"7.5"}),
         ),
     )
 }

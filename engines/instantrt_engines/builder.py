@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 QUOTED_ERRORS = 3
-NO_ATTENTION_KERNEL = "Attention operation was not supported by a dedicated kernel"
 
 
 class BuildError(InstantRTError):
@@ -37,8 +36,18 @@ class BuildError(InstantRTError):
     code = "build"
 
 
-class NoAttentionKernelError(BuildError):
-    """TensorRT has no fused kernel for an attention, and will not take it apart."""
+class RefusedError(BuildError):
+    """TensorRT refused a network, and said why."""
+
+    def after(self, first: RefusedError) -> RefusedError:
+        """This refusal of a network with its attentions decomposed, after the ``first`` one, of the operators."""
+        if self.found == first.found:
+            return self
+        return RefusedError(
+            self.what,
+            found=f"{self.found}; and with attentions as operators: {first.found}",
+            hint=self.hint,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ def _parse(api: TensorRT, network: trt.INetworkDefinition, logger: trt.ILogger, 
         quoted.append(
             f"node {refusal.node_name() or 'without a name'} ({refusal.node_operator()}): {words(refusal.desc())}"
         )
-    raise BuildError(
+    raise RefusedError(
         f"{job.support.product} does not accept the ONNX graph of {job.contract.name}",
         found="; ".join(quoted or log.errors[:QUOTED_ERRORS]) or "no reason given",
         hint=f"its contract is {_describe(job.contract)}; export the bundle again with `instantrt export`",
@@ -161,8 +170,7 @@ def _build_to_file(
             hint="make room there and build again; finished plans are kept",
         ) from sink.error
     if not done or sink.written == 0:
-        refused = any(NO_ATTENTION_KERNEL in error for error in log.errors)
-        raise (NoAttentionKernelError if refused else BuildError)(
+        raise RefusedError(
             f"{job.support.product} could not build {job.contract.name}",
             found="; ".join(log.errors[:QUOTED_ERRORS]) or "no reason given",
             hint=_what_to_try(job),

@@ -14,7 +14,8 @@ from instantrt.errors import InstantRTError
 from instantrt_engines.graph import ShapedGraph, Tensor
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention")
+MATRIX_PRODUCTS = ("MatMul", "Gemm", "Attention")
+PRODUCTS = (*MATRIX_PRODUCTS, "Conv", "ConvTranspose")
 
 # Networks that stay in fp32 in an fp16 bundle, and why.
 FP32_NETWORKS = {
@@ -23,8 +24,8 @@ FP32_NETWORKS = {
     "vae_decoder": "the stock SDXL VAE overflows in fp16; its checkpoint says so with force_upcast",
 }
 
-# Operators that may form an fp32 island in a network, and why.
-ALLOWED_ISLANDS: dict[str, dict[str, str]] = {}
+# Operators that alone may form an fp32 island in an fp16 network, by the build option that asks for it.
+ALLOWED_ISLANDS = {"fp32_attention": ("Attention",)}
 
 
 class SlowPlanError(InstantRTError):
@@ -35,10 +36,15 @@ class SlowPlanError(InstantRTError):
 
 @dataclass(frozen=True)
 class Island:
-    """fp32 arithmetic on a path from fp16 to fp16: its nodes by operator, and the name of the first one."""
+    """fp32 arithmetic on a path from fp16 to fp16: its nodes in order, and how many there are of each operator."""
 
-    first_node: str
+    nodes: tuple[str, ...]
     operators: dict[str, int]
+
+    @property
+    def first_node(self) -> str:
+        """Where it starts."""
+        return self.nodes[0]
 
     def __str__(self) -> str:
         parts = ", ".join(f"{count} {operator}" for operator, count in sorted(self.operators.items()))
@@ -69,31 +75,47 @@ def fp32_islands(graph: ShapedGraph) -> list[Island]:
     return _grouped(reversed(island_nodes))
 
 
-def check_precision(network: str, graph: ShapedGraph, precision: Precision) -> None:
+def check_precision(network: str, graph: ShapedGraph, precision: Precision, options: Iterable[str] = ()) -> None:
     """Fail on fp32 islands beyond the allow-list, and on fp32 matrix products where there is no reason for them.
+
+    Args:
+        network: its name.
+        graph: the graph that is built.
+        precision: the bundle's network dtype.
+        options: the build options that were asked for.
 
     Raises:
         SlowPlanError: names the operators and where they start.
     """
     if precision != "fp16":
         return
-    wide = [
-        n.name or n.output[0] for n in graph.graph.node if n.op_type in PRODUCTS and _is(graph.values, n.output, FLOAT)
-    ]
+    operators = {operator for option in options for operator in ALLOWED_ISLANDS.get(option, ())}
+    islands = fp32_islands(graph)
+    allowed = {name for island in islands if set(island.operators) <= operators for name in island.nodes}
+    wide = [name for name in fp32_products(graph, PRODUCTS) if name not in allowed]
     if wide and network not in FP32_NETWORKS:
         raise SlowPlanError(
             f"{network} has {len(wide)} fp32 matrix products in an fp16 bundle",
             found=", ".join(wide[:4]),
             hint="export the bundle again with `instantrt export --precision fp16`, or build with --allow-slow",
         )
-    allowed = ALLOWED_ISLANDS.get(network, {})
-    islands = [island for island in fp32_islands(graph) if not set(island.operators) <= set(allowed)]
-    if islands:
+    refused = [island for island in islands if island.first_node not in allowed]
+    if refused:
         raise SlowPlanError(
-            f"{network} leaves fp16 in {len(islands)} place{'s' * (len(islands) > 1)} and comes back",
-            found="; ".join(str(island) for island in islands[:4]),
+            f"{network} leaves fp16 in {len(refused)} place{'s' * (len(refused) > 1)} and comes back",
+            found="; ".join(str(island) for island in refused[:4]),
             hint="keep that arithmetic in fp16 in the export, or build with --allow-slow",
         )
+
+
+def fp32_products(graph: ShapedGraph, operators: Iterable[str]) -> list[str]:
+    """The names of the nodes of these operators that compute in fp32."""
+    return [name_of(n) for n in graph.graph.node if n.op_type in operators and _is(graph.values, n.output, FLOAT)]
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """A node's name, or that of its output if it has none."""
+    return node.name or node.output[0]
 
 
 @dataclass(frozen=True)
@@ -171,16 +193,18 @@ def _peak_bytes(graph: ShapedGraph, without: Iterable[str]) -> int:
 
 def _grouped(nodes: Iterable[onnx.NodeProto]) -> list[Island]:
     """Nodes that feed each other form one island."""
-    groups: list[tuple[set[str], str, Counter[str]]] = []
+    groups: list[tuple[set[str], list[onnx.NodeProto]]] = []
     for node in nodes:
-        for tensors, _, operators in groups:
+        for tensors, members in groups:
             if tensors & set(node.input):
                 tensors |= set(node.output)
-                operators[node.op_type] += 1
+                members.append(node)
                 break
         else:
-            groups.append((set(node.output), node.name or node.output[0], Counter([node.op_type])))
-    return [Island(first, dict(operators)) for _, first, operators in groups]
+            groups.append((set(node.output), [node]))
+    return [
+        Island(tuple(name_of(n) for n in members), dict(Counter(n.op_type for n in members))) for _, members in groups
+    ]
 
 
 def _is(values: Mapping[str, Tensor], names: Iterable[str], element: int) -> bool:

@@ -2,7 +2,8 @@
 
 TensorRT makes one fused kernel of an Attention or refuses to build, which is what the loop wants. It is decomposed
 
-* in fp32, for which there are no such kernels;
+* in fp32, for which there are no such kernels, unless it is fp16 that was widened (see
+  :mod:`instantrt_engines.widen_attention`);
 * with a mask, as in the text encoders: for some shapes TensorRT-RTX 1.7.1 has no kernel then;
 * where several share their query and scale: TensorRT-RTX 1.7.1 crashes on those (segmentation fault), so the one with
   most keys stays;
@@ -46,8 +47,13 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     attentions = [node for node in model.graph.node if node.op_type == "Attention"]
     if not attentions:
         return 0
-    types = _types(model)
-    chosen = {n.output[0] for n in attentions if everywhere or _is_wide(n, types) or _is_masked(n)}
+    types = tensor_types(model)
+    widened = _widened(model.graph, types)
+    chosen = {
+        n.output[0]
+        for n in attentions
+        if everywhere or _is_masked(n) or (_is(n.input[0], types, TensorProto.FLOAT) and n.input[0] not in widened)
+    }
     chosen |= _sharing_a_query(attentions, types)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -57,15 +63,26 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     return len(chosen)
 
 
-def _types(model: onnx.ModelProto) -> Types:
+def tensor_types(model: onnx.ModelProto) -> Types:
+    """Type and shape of every value of a graph that can be inferred."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     weights = {w.name: helper.make_tensor_type_proto(w.data_type, w.dims).tensor_type for w in inferred.initializer}
     values = (*inferred.input, *inferred.value_info, *inferred.output)
     return weights | {v.name: v.type.tensor_type for v in values}
 
 
-def _is_wide(node: onnx.NodeProto, types: Types) -> bool:
-    return node.input[0] in types and types[node.input[0]].elem_type == TensorProto.FLOAT
+def _widened(graph: onnx.GraphProto, types: Types) -> set[str]:
+    """What is cast from fp16 to fp32."""
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    return {
+        cast.output[0]
+        for cast in casts
+        if _is(cast.input[0], types, TensorProto.FLOAT16) and _is(cast.output[0], types, TensorProto.FLOAT)
+    }
+
+
+def _is(name: str, types: Types, element: int) -> bool:
+    return name in types and types[name].elem_type == element
 
 
 def _is_masked(node: onnx.NodeProto) -> bool:

@@ -26,6 +26,7 @@ class BuildOptions:
         weight_streaming: let the runtime keep part of the weights in host memory.
         hardware_compatibility: ``"ampere_plus"`` or ``"same_compute_capability"``.
         version_compatible: runs with later minor versions through the lean runtime.
+        fp32_attention: fused attention of fp16 networks adds up in fp32, which TensorRT leaves in fp16 by default.
         compute: GPU compute capabilities to build for, e.g. ``("8.6", "12.0")``; the target's default if empty.
         timing_cache: file with kernel timings of earlier builds, read and updated.
     """
@@ -36,6 +37,7 @@ class BuildOptions:
     weight_streaming: bool = False
     hardware_compatibility: str | None = None
     version_compatible: bool = False
+    fp32_attention: bool = False
     compute: tuple[str, ...] = ()
     timing_cache: Path | None = None
 

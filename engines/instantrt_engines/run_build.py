@@ -52,6 +52,7 @@ def build_request(options: BuildCommandOptions) -> BuildRequest:
             weight_streaming=options.weight_streaming,
             hardware_compatibility=options.hardware_compatibility,
             version_compatible=options.version_compatible,
+            fp32_attention=options.fp32_attention,
             compute=tuple(options.compute),
             timing_cache=options.timing_cache,
         ),

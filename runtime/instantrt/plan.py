@@ -14,16 +14,19 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from instantrt.atomic import replace_file
 from instantrt.bundle import Bundle, FileRecord
 from instantrt.contracts import NetworkContract, Precision
-from instantrt.engine.flavours import FLAVOURS
+from instantrt.engine.flavours import FLAVOURS, covers, numbers
 from instantrt.errors import InstantRTError
 
+if TYPE_CHECKING:
+    from instantrt.device.properties import GpuProperties
+
 PLANS = "plans"
-FORMAT = 1
+FORMAT = 2  # 1: no GPU, and only those builder flags that were set
 
 Extent = tuple[int, int, int]  # fewest, best, most
 Profile = dict[str, Extent]  # by contract symbol, e.g. {"B": (1, 1, 4), "G": (2, 2, 2)}
@@ -41,6 +44,27 @@ class PlanError(InstantRTError):
 
 
 @dataclass(frozen=True)
+class TunedFor:
+    """A model of GPU. One compute capability has several: H100, H200 and their MIG slices are all 9.0.
+
+    Args:
+        name: the vendor's; a MIG slice's says so.
+        multiprocessors: how many streaming multiprocessors it has.
+    """
+
+    name: str
+    multiprocessors: int
+
+    @classmethod
+    def of(cls, gpu: GpuProperties) -> TunedFor:
+        """The model of a GPU of this machine."""
+        return cls(gpu.name, gpu.multiprocessors)
+
+    def __str__(self) -> str:
+        return f"{self.name} with {self.multiprocessors} multiprocessors"
+
+
+@dataclass(frozen=True)
 class PlanIdentity:
     """Everything that changes a plan.
 
@@ -52,8 +76,10 @@ class PlanIdentity:
         precision: the bundle's network dtype.
         profiles: what each optimisation profile accepts.
         compute: GPU compute capabilities it runs on; ``"8.6"`` is that one, ``"12.0+"`` is that one and later ones.
+        tuned_for: the only model of GPU that it runs on; None for a plan that all GPUs of ``compute`` run, as
+            TensorRT-RTX's are and hardware-compatible ones.
         options: builder options that differ from the builder's defaults; under ``flags`` the builder's own names of
-            all flags that were set.
+            all flags that are on, its defaults included.
     """
 
     network: str
@@ -63,6 +89,7 @@ class PlanIdentity:
     precision: Precision
     profiles: tuple[Profile, ...]
     compute: tuple[str, ...]
+    tuned_for: TunedFor | None
     options: dict[str, Option]
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +105,7 @@ class PlanIdentity:
             for profile in values["profiles"]
         )
         values["compute"] = tuple(values["compute"])
+        values["tuned_for"] = None if values["tuned_for"] is None else TunedFor(**values["tuned_for"])
         return cls(**values)
 
     def differences(self, wanted: PlanIdentity) -> Iterator[tuple[str, Any, Any]]:
@@ -172,7 +200,7 @@ def read_record(bundle: Path, target: str, network: str) -> PlanRecord:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}, this version reads format {FORMAT}")
+            raise _other_format(target, network, data["format"], again)
         record = PlanRecord.from_json(data)
         seal = _seal({key: value for key, value in data.items() if key != "seal"})
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -186,6 +214,16 @@ def read_record(bundle: Path, target: str, network: str) -> PlanRecord:
             hint=again,
         )
     return record
+
+
+def _other_format(target: str, network: str, found: object, again: str) -> PlanError:
+    return PlanError(
+        f"the {target} plan of {network} was built by another version of InstantRT",
+        ingredient="identity",
+        found=f"an identity of format {found}; this version reads format {FORMAT}, which says for which GPU and with "
+        "which flags a plan was built",
+        hint=again,
+    )
 
 
 def write_record(bundle: Path, record: PlanRecord) -> None:
@@ -212,21 +250,24 @@ class Plan:
         """The plan's file."""
         return plan_path(self.bundle, self.record.identity.target, self.record.identity.network)
 
-    def check_host(self, target_version: str, compute_capability: str) -> None:
+    def check_host(self, target_version: str, gpu: GpuProperties) -> None:
         """Check that this machine is one that the plan was built for.
 
         Args:
             target_version: full version of the installed library, e.g. ``"1.7.1.116"``.
-            compute_capability: of the GPU, e.g. ``"8.6"``.
+            gpu: the GPU that shall run it.
 
         Raises:
-            PlanError: ingredient ``target_version`` or ``compute``.
+            PlanError: ingredient ``target_version``, ``compute`` or ``tuned_for``.
         """
-        identity = self.record.identity
+        identity, here = self.record.identity, TunedFor.of(gpu)
         if not self._version_fits(target_version):
             raise self._stale("target_version", identity.target_version, f"{target_version}, the installed one")
-        if not any(_covers(entry, compute_capability) for entry in identity.compute):
-            raise self._stale("compute", ", ".join(identity.compute), f"{compute_capability}, this GPU's")
+        if not covers(identity.compute, gpu.compute_capability):
+            raise self._stale("compute", ", ".join(identity.compute), f"{gpu.compute_capability}, this GPU's")
+        if identity.tuned_for not in (None, here):
+            several = "; for several models of GPU, with --hardware-compatibility same_compute_capability"
+            raise self._stale("tuned_for", str(identity.tuned_for), f"{here}, this GPU", several)
 
     def profile(self, symbols: Mapping[str, int]) -> int:
         """The index of the first profile that accepts these sizes.
@@ -282,7 +323,7 @@ class Plan:
         built = self.record.identity.target_version
         if not self.record.identity.options.get("version_compatible"):
             return built == installed
-        old, new = (tuple(int(part) for part in v.split(".")[:3]) for v in (built, installed))
+        old, new = (numbers(version)[:3] for version in (built, installed))
         return old[0] == new[0] and old <= new
 
     def _stale(self, ingredient: str, found: str, expected: str, extra: str = "") -> PlanError:
@@ -346,15 +387,6 @@ def describe_profile(profile: Profile) -> str:
         f"{s} {low}" if low == high else f"{s} {low}-{high} (best {best})" for s, (low, best, high) in profile.items()
     )
     return ", ".join(parts) or "no free sizes"
-
-
-def _covers(entry: str, capability: str) -> bool:
-    version = _version(entry.removesuffix("+"))
-    return version <= _version(capability) if entry.endswith("+") else version == _version(capability)
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 def _seal(data: Mapping[str, Any]) -> str:

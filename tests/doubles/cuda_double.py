@@ -34,10 +34,35 @@ def build(folder: Path) -> Path:
     return folder / "cuda-double"
 
 
-def environment(library: Path, bundle: Path | None = None) -> dict[str, str]:
+@dataclass(frozen=True)
+class Played:
+    """Which GPU and driver a process below the stand-in sees; ``cuda_driver`` as the driver counts: 12020 is 12.2."""
+
+    name: str = "stand-in driver (no GPU)"
+    compute_capability: str = "8.9"
+    multiprocessors: int = 1
+    cuda_driver: int = 13000
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells the stand-in."""
+        return {
+            "CUDA_DOUBLE_NAME": self.name,
+            "CUDA_DOUBLE_CAPABILITY": self.compute_capability,
+            "CUDA_DOUBLE_MULTIPROCESSORS": str(self.multiprocessors),
+            "CUDA_DOUBLE_DRIVER": str(self.cuda_driver),
+        }
+
+
+USUAL = Played()
+H100 = Played("NVIDIA H100 80GB HBM3", "9.0", 132)
+
+
+def environment(library: Path, bundle: Path | None = None, played: Played = USUAL) -> dict[str, str]:
     """This process's environment with the stand-in in front, and a bundle that has plans."""
     path = os.pathsep.join(filter(None, [str(library), os.environ.get("LD_LIBRARY_PATH")]))
-    return os.environ | {"LD_LIBRARY_PATH": path} | ({PLANNED_BUNDLE: str(bundle)} if bundle else {})
+    planned = {PLANNED_BUNDLE: str(bundle)} if bundle else {}
+    return os.environ | {"LD_LIBRARY_PATH": path} | planned | played.variables
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,7 @@ def run_on_the_double(
     scratch: Path,
     bundle: Path | None = None,
     options: Sequence[str] = (),
+    played: Played = USUAL,
 ) -> Outcome:
     """Run the tests of ``files`` in a process that loads the stand-in as its driver; ``bundle`` has plans for them."""
     report = scratch / "report.xml"
@@ -71,7 +97,7 @@ def run_on_the_double(
         *map(str, files),
     ]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(library, bundle), capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment(library, bundle, played), capture_output=True, text=True, check=False
     )
     suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
     counts = suite.attrib if suite is not None else {}

@@ -5,8 +5,9 @@ rest of the module (data types, dimensions, logger, enumerations) is the real on
 known by its digest, and its arithmetic is done by running the ONNX graph that it was built from in ONNX Runtime, inside
 a host function on the caller's stream. So executions are ordered, captured and replayed as a GPU's would be.
 
-The rules are those of TensorRT's public documentation. As TensorRT does, a double answers None or False and puts the
-reason into the logger. What TensorRT leaves undefined is collected in :attr:`TensorRTDouble.violations`.
+The rules are those of TensorRT's public documentation. As TensorRT does, a double answers None or False, or raises
+RuntimeError where the bindings do, and puts the reason into the logger. What TensorRT leaves undefined is collected in
+:attr:`TensorRTDouble.violations`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from cuda.bindings import driver
 from doubles.cuda_double import CudaDouble
 from instantrt.bundle import Bundle
 from instantrt.contracts import resolve_dim
+from instantrt.denoise import LOOP_NETWORKS
 from instantrt.plan import PlanRecord, read_record
 
+DATACENTER_VERSION = "11.3.0.1"
+ONLY_RTX = {"ICudaEngine": ("create_runtime_config",), "IExecutionContext": ("is_stream_capturable",)}
 ALIGNMENT = 256  # bytes, of everything that TensorRT is given an address of
 
 
@@ -124,19 +128,23 @@ class TensorRTDouble:
     Args:
         base: the real module.
         cuda: the stand-in driver.
+        datacenter: play TensorRT proper and not TensorRT-RTX: another version, and nothing that only the latter has.
         compiles: as TensorRT-RTX does, contexts compile kernels, lazily unless their configuration says otherwise.
         no_ops: networks whose executions cost nothing and write nothing, to measure the host.
     """
 
     base: ModuleType
     cuda: CudaDouble
+    datacenter: bool = False
     compiles: bool = True
     no_ops: frozenset[str] = frozenset()
     sources: dict[str, Source] = field(default_factory=dict)  # by the plan's SHA-256
     violations: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)  # networks whose arithmetic ran, in order
     compiled: list[str] = field(default_factory=list)  # networks for which kernels had to be compiled
+    kernels: list[tuple[str, str]] = field(default_factory=list)  # put on a stream: network, "general" or "specialised"
     not_capturable: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)  # methods of contexts that shall fail
     environment: str = "this machine"  # a runtime cache of another one is refused
     _pending: dict[int, Execution] = field(default_factory=dict)
     _keys: Iterator[int] = field(default_factory=lambda: count(1))
@@ -144,6 +152,7 @@ class TensorRTDouble:
     def __post_init__(self) -> None:
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._run)
         self._no_op = ctypes.CDLL(None).abs  # takes a number, returns it
+        self.compiles = self.compiles and not self.datacenter
         self.module = doubled_module(self)
 
     @property
@@ -244,7 +253,7 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             source = double.sources.get(hashlib.sha256(serialized_engine).hexdigest())
             if source is None:
                 return self._refuse("the plan is not one of this version, or is damaged")
-            if driver.cuCtxGetDevice()[0] != driver.CUresult.CUDA_SUCCESS:
+            if not _has_context():
                 return self._refuse("no CUDA context is current")
             if source.record.identity.options.get("version_compatible") and not self.engine_host_code_allowed:
                 return self._refuse("the plan holds host code, which was not allowed")
@@ -317,6 +326,8 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
 
         def create_execution_context(self, *how: Any) -> IExecutionContext | None:
             """Takes an allocation strategy or, as TensorRT-RTX does, a runtime configuration."""
+            if not _has_context():
+                return self._log("no CUDA context is current")
             config = how[0] if how and isinstance(how[0], IRuntimeConfig) else IRuntimeConfig()
             if how and config is not how[0]:
                 config.set_execution_context_allocation_strategy(how[0])
@@ -345,13 +356,16 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             self._addresses: dict[str, int] = {}
             self._memory: tuple[int, int] | None = None
             self._warmed_up: set[tuple[tuple[int, ...], ...]] = set()
+            self._compiled: set[str] = set()
 
         def __del__(self) -> None:
             double.forget(self)
 
         def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-            if not 0 <= profile_index < self.engine.num_optimization_profiles:
-                return self._no(f"there is no profile {profile_index}")
+            exists = 0 <= profile_index < self.engine.num_optimization_profiles
+            if not exists or "set_optimization_profile_async" in double.refused:
+                self._no(f"profile {profile_index} cannot be set")
+                raise RuntimeError("Error in set optimization profile async.")
             self.active_optimization_profile = profile_index
             self._shapes.clear()
             self._changed()
@@ -389,6 +403,9 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             self._changed()
 
         def infer_shapes(self) -> list[str]:
+            if "infer_shapes" in double.refused:
+                self._no("a shape depends on what is not known")
+                raise RuntimeError("infer_shapes error code: -1")
             free = (t.name for t in self.engine._source.tensors.values() if t.is_input and -1 in t.shape)
             return [name for name in free if name not in self._shapes]
 
@@ -401,6 +418,8 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
 
         def execute_async_v3(self, stream_handle: int) -> bool:
             source = self.engine._source
+            if not _has_context():
+                return self._no("no CUDA context is current")
             if not self.engine._refitted:
                 return self._no(f"{source.network} has no weights: it was stripped of them and not refitted")
             if missing := self.infer_shapes():
@@ -411,8 +430,12 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
                 return self._no("no device memory was set, and the context has none of its own")
             shapes = self._resolved()
             captured = _is_capturing(stream_handle)
-            if not self._kernels_are_final(shapes, captured):
-                return False
+            if captured and self.engine.weight_streaming_budget_v2 < self.engine.streamable_weights_size:
+                return self._no("streaming weights waits, which is not permitted while the stream is capturing")
+            kernels = self._kernels(shapes, captured)
+            if kernels is None:
+                return self._no("kernels of this shape are not compiled, and cannot be during a capture")
+            double.kernels.append((source.network, kernels))
             sizes = {n: prod(shapes[n]) * t.dtype.itemsize for n, t in source.tensors.items()}
             reads = [(self._addresses[n], sizes[n]) for n, t in source.tensors.items() if t.is_input]
             writes = [(self._addresses[n], sizes[n]) for n, t in source.tensors.items() if not t.is_input]
@@ -425,34 +448,36 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
                 shapes=shapes,
                 addresses=dict(self._addresses),
                 captured=captured,
-                specialised=self._is_specialised,
+                specialised=source.network in LOOP_NETWORKS,  # as on the CPU, whichever kernels a GPU would take
             )
             error = double.launch(execution, stream_handle, reads, writes)
             return not error or self._no(f"{source.network} cannot be put on the stream: {error}")
 
-        def _kernels_are_final(self, shapes: Mapping[str, tuple[int, ...]], captured: bool) -> bool:
-            """TensorRT-RTX compiles kernels for a shape when it first executes it, and lazily swaps them in later."""
-            key = tuple(shapes[t.name] for t in self.engine._source.tensors.values() if t.is_input)
-            if key in self._warmed_up:
-                return True
-            if captured:
-                return self._no("kernels of this shape are not compiled, and cannot be during a capture")
-            if not double.compiles:
-                self._warmed_up.add(key)
-                return True
-            name = json.dumps([self.engine._source.record.file.sha256, key])
-            cache = self._config.get_runtime_cache()
-            if cache is None or name not in cache.kernels:
-                double.compiled.append(self.engine._source.network)
-            if cache is not None:
-                cache.kernels.add(name)
-            if self._is_specialised:
-                self._warmed_up.add(key)
-            return True
+        def _kernels(self, shapes: Mapping[str, tuple[int, ...]], captured: bool) -> str | None:
+            """Which kernels execute these shapes; None if they would have to be compiled during a capture.
 
-        @property
-        def _is_specialised(self) -> bool:
-            return self._config.dynamic_shapes_kernel_specialization_strategy == SPECIALIZATION.EAGER
+            TensorRT-RTX compiles a shape's own kernels before its first execution (EAGER), meanwhile (LAZY), or never.
+            """
+            strategy = self._config.dynamic_shapes_kernel_specialization_strategy
+            key = tuple(shapes[t.name] for t in self.engine._source.tensors.values() if t.is_input)
+            is_known = key in self._warmed_up
+            if captured and (not is_known or (double.compiles and strategy == SPECIALIZATION.LAZY)):
+                return None
+            if double.compiles and strategy != SPECIALIZATION.EAGER:
+                self._compile("general")
+            if double.compiles and strategy != SPECIALIZATION.NONE:
+                self._compile(key)
+            self._warmed_up.add(key)
+            general = strategy == SPECIALIZATION.NONE or (strategy == SPECIALIZATION.LAZY and not is_known)
+            return "general" if double.compiles and general else "specialised"
+
+        def _compile(self, key: object) -> None:
+            """Unless these kernels are in the cache."""
+            cache = self._config.get_runtime_cache()
+            name = json.dumps([self.engine._source.record.file.sha256, key])
+            if name not in (self._compiled if cache is None else cache.kernels):
+                double.compiled.append(self.engine._source.network)
+                (self._compiled if cache is None else cache.kernels).add(name)
 
         def _resolved(self) -> dict[str, tuple[int, ...]]:
             return _output_shapes(self.engine._source, self._shapes)
@@ -560,7 +585,11 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
 
     module = Doubled(trt.__name__)
     for cls in replaced:
+        for name in ONLY_RTX.get(cls.__name__, ()) if double.datacenter else ():
+            delattr(cls, name)
         setattr(module, cls.__name__, cls)
+    if double.datacenter:
+        module.__version__ = DATACENTER_VERSION  # type: ignore[attr-defined]
     module.doubled = replaced  # type: ignore[attr-defined]
     return module
 
@@ -575,6 +604,11 @@ def _trt_dtype(trt: Any, dtype: np.dtype[Any]) -> Any:
         "bool": "BOOL",
     }
     return getattr(trt.DataType, names[dtype.name])
+
+
+def _has_context() -> bool:
+    """Whether a GPU is current in this thread, as all of TensorRT's calls that use one need it."""
+    return bool(driver.cuCtxGetDevice()[0] == driver.CUresult.CUDA_SUCCESS)
 
 
 def _is_capturing(stream: int) -> bool:

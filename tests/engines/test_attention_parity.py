@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract, TensorSpec
 from instantrt_engines.build import BuildRequest, build_plans
 from instantrt_engines.build_support import BUILD_SUPPORT
-from instantrt_engines.builder import Job, NoAttentionKernelError, build_plan
+from instantrt_engines.builder import Job, RefusedError, build_plan
 from instantrt_engines.decompose_attention import decompose_attention
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
+from instantrt_engines.widen_attention import widen_attention
 from randomness import fresh_rng
 
 ROWS, TOKENS, HEADS, WIDTH = 2, 64, 2, 64
@@ -124,8 +126,9 @@ builder.build_serialized_network(network, builder.create_builder_config())
     assert done.returncode < 0, done.stderr
 
 
-def test_a_refused_attention_is_built_again_decomposed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network of one attention; the builder's refusal is played, its second build is real."""
+@pytest.fixture
+def attentive(tmp_path: Path) -> Bundle:
+    """A bundle of a network with one attention."""
     width, tokens = DIMS.token_width, DIMS.face_tokens
     attend = {"q_num_heads": 2, "kv_num_heads": 2}
     nodes = [
@@ -140,17 +143,130 @@ def test_a_refused_attention_is_built_again_decomposed(tmp_path: Path, monkeypat
     ]
     inputs = [("embedding", FLOAT, ["R", DIMS.face_embedding_width])]
     proto = model(nodes, inputs, [("tokens", HALF, ["R", tokens, width])], weights, opset=23)
-    folder = write_bundle(tmp_path / "bundle", {"image_projection": proto})
+    return Bundle.open(write_bundle(tmp_path / "bundle", {"image_projection": proto}))
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, with_operators: str | None, decomposed: str | None) -> list[bool]:
+    """Play refusals in these words; builds that are not refused are real. Gives which had attention operators."""
     operators = []
 
-    def refuse_operators(api, job, out, progress, log):
-        kinds = {node.op_type for node in job.model.graph.node}
-        operators.append("Attention" in kinds)
-        if operators[-1]:
-            raise NoAttentionKernelError("no kernel")
+    def build(api, job, out, progress, log):
+        operators.append(any(node.op_type == "Attention" for node in job.model.graph.node))
+        words = with_operators if operators[-1] else decomposed
+        if words is not None:
+            raise RefusedError("TensorRT-RTX could not build it", found=words, hint="read its log")
         return build_plan(api, job, out, progress, log)
 
-    monkeypatch.setattr("instantrt_engines.build.build_plan", refuse_operators)
-    (result,) = build_plans(Bundle.open(folder), BuildRequest("tensorrt-rtx"))
+    monkeypatch.setattr("instantrt_engines.build.build_plan", build)
+    return operators
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Attention operation was not supported by a dedicated kernel",
+        "No importer registered for op: Attention",
+        "Could not find any implementation for node {ForeignNode[self]}",
+    ],
+)
+def test_a_refused_attention_is_built_again_decomposed_in_whatever_words(
+    attentive: Bundle, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    operators = refusing(monkeypatch, words, None)
+    (result,) = build_plans(attentive, BuildRequest("tensorrt-rtx"))
     assert operators == [True, False]
     assert result.record.file.bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [("no kernel", "no memory", "no memory; and with attentions as operators: no kernel"), ("no", "no", "no")],
+)
+def test_if_that_is_refused_too_both_reasons_are_given(
+    attentive: Bundle, monkeypatch: pytest.MonkeyPatch, first: str, second: str, found: str
+) -> None:
+    operators = refusing(monkeypatch, first, second)
+    with pytest.raises(RefusedError, match="could not build it") as error:
+        list(build_plans(attentive, BuildRequest("tensorrt-rtx")))
+    assert operators == [True, False]
+    assert error.value.found == found
+
+
+def test_what_the_refused_build_held_is_released_before_the_second_one(
+    attentive: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size TensorRT holds gigabytes for a build."""
+
+    class Held:
+        """What TensorRT allocates."""
+
+    held: list[weakref.ref[Held]] = []
+
+    def build(api, job, out, progress, log):
+        if held:
+            assert held[0]() is None
+            return build_plan(api, job, out, progress, log)
+        builder = Held()
+        held.append(weakref.ref(builder))
+        raise RefusedError("TensorRT-RTX could not build it", found="no kernel", hint="read its log")
+
+    monkeypatch.setattr("instantrt_engines.build.build_plan", build)
+    assert list(build_plans(attentive, BuildRequest("tensorrt-rtx")))
+
+
+def test_a_refused_network_without_attention_is_not_built_again(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    operators = refusing(monkeypatch, None, "no")
+    with pytest.raises(RefusedError):
+        list(build_plans(Bundle.open(bundle), BuildRequest("tensorrt-rtx")))
+    assert operators == [False]
+
+
+# ---- sums in fp32 --------------------------------------------------------------------------------------------------
+
+
+def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    assert widen_attention(copy) == sum(node.op_type == "Attention" for node in proto.graph.node)
+    onnx.checker.check_model(copy, full_check=True)
+    return copy
+
+
+def test_widened_attentions_stay_operators_between_casts_and_compute_the_same() -> None:
+    proto = face_attention(HALF, scale=0.1)
+    copy = widened(proto)
+    assert decomposed(copy)[1] == ["text.fp32", "face.fp32"]
+    assert [node.op_type for node in copy.graph.node].count("Cast") == 3 + 2  # the query is cast once
+    assert_same(copy, proto, np.float16, 5e-3)
+    assert_same(decomposed(widened(face_attention(HALF)))[0], face_attention(HALF), np.float16, 5e-3)
+
+
+def test_widened_attentions_that_share_a_query_are_still_known_to() -> None:
+    assert decomposed(widened(face_attention(HALF)))[1] == ["text.fp32"]
+
+
+def test_an_attention_in_fp32_is_not_widened() -> None:
+    proto = face_attention(FLOAT, scale=0.1)
+    assert widen_attention(proto) == 0
+    assert decomposed(proto)[1] == []
+
+
+def self_attention(tokens: int = 4096) -> onnx.ModelProto:
+    shape = [2, tokens, 640]
+    node = helper.make_node("Attention", ["q", "k", "v"], ["z"], name="self", q_num_heads=10, kv_num_heads=10)
+    nodes = [node, helper.make_node("Mul", ["z", "z"], ["y"])]
+    return model(nodes, [(name, HALF, shape) for name in "qkv"], [("y", HALF, shape)], [], opset=23)
+
+
+def test_the_real_builder_takes_the_widened_operator_as_one_kernel(tmp_path: Path) -> None:
+    """By its activation memory: as much as of the fp16 operator, and not that of a score matrix, 671 MB."""
+    support, used = BUILD_SUPPORT["tensorrt-rtx"], []
+    for proto in (self_attention(), widened(self_attention())):
+        specs = tuple(TensorSpec(name, "net", (2, 4096, 640)) for name in "qkv")
+        job = Job(
+            support, NetworkContract("unet", "denoise", specs, ()), proto, tmp_path / "x.onnx", ({},), BuildOptions()
+        )
+        measured = build_plan(support.load(), job, tmp_path / "plan", lambda _phase, _share: None, BuildLog())
+        used.append(measured.activation_bytes)
+    assert used[0] == used[1]
+    assert used[0][0] < 100e6

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from doubles.gpus import gpu
 from doubles.graphs import FLOAT, HALF, control, model, projection, weight, write_bundle
 from doubles.small import DIMS
 from instantrt.bundle import Bundle
@@ -22,7 +23,7 @@ from instantrt.cli import main
 from instantrt.contracts import network_contracts
 from instantrt.engine import flavours
 from instantrt.errors import BundleError
-from instantrt.plan import PlanError, PlanRecord, open_plan, plan_path, record_path, write_record
+from instantrt.plan import PlanError, PlanRecord, TunedFor, open_plan, plan_path, record_path, write_record
 from instantrt_engines import builder
 from instantrt_engines.build import BuildRequest, BuildResult, build_plans
 from instantrt_engines.build_support import BUILD_SUPPORT
@@ -51,7 +52,7 @@ def test_plans_are_built_verified_and_complete(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     for result in results:
         plan = open_plan(opened, TARGET, result.record.identity.network)
-        plan.check_host("1.7.1.116", "8.9")
+        plan.check_host("1.7.1.116", gpu("8.9"))
         plan.open_verified().close()
         assert plan.record == result.record
         assert plan.record.weight_bytes > 0
@@ -75,6 +76,7 @@ STALE = {
     "target_version": {"target_version": "1.6.0.1"},
     "profiles": {"profiles": ({"R": (1, 1, 1)},)},
     "compute": {"compute": ("8.6",)},
+    "tuned_for": {"tuned_for": TunedFor("NVIDIA H100 80GB HBM3", 132)},
     "options": {"options": {"weight_streaming": True}},
     "onnx": {"onnx": {"onnx/image_projection.onnx": "0" * 64}},
     "precision": {"precision": "fp32"},
@@ -99,6 +101,15 @@ def test_a_plan_without_a_flag_that_every_plan_gets_is_refused_and_built_again(b
     (again,) = build(bundle, PROJECTION)
     assert "options" in again.reason
     assert again.record.identity == result.record.identity
+
+
+def test_a_plan_of_an_earlier_version_is_built_again(bundle: Path) -> None:
+    build(bundle, PROJECTION)
+    path = record_path(bundle, TARGET, "image_projection")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    (again,) = build(bundle, PROJECTION)
+    assert "built by another version of InstantRT" in again.reason
+    open_plan(Bundle.open(bundle), TARGET, "image_projection").open_verified().close()
 
 
 def test_options_and_profiles_asked_for_make_a_new_plan(bundle: Path) -> None:
@@ -312,6 +323,7 @@ def test_the_table_says_what_was_built_and_nothing_else_in_a_pipe(bundle: Path, 
         (["--version-compatible"], "TensorRT-RTX has no option version_compatible"),
         (["--hardware-compatibility", "ampere_plus"], "TensorRT-RTX has no option hardware_compatibility"),
         (["--compute", "9.9"], "cannot build for compute capability 9.9"),
+        (["--fp32-attention"], "TensorRT-RTX has no option fp32_attention"),
         (["--optimization-level", "7"], "from 0 to 5"),
         (["--aux-streams", "-1"], "0 or more"),
         (["--slots", "4:1:1"], "MIN <= OPT <= MAX"),
@@ -399,6 +411,29 @@ def test_a_slow_graph_is_refused_unless_allowed(tmp_path: Path) -> None:
     assert build(folder, replace(PROJECTION, allow_slow=True))[0].record.file.bytes > 0
 
 
+def test_networks_with_fp32_products_are_refused_for_7_5_before_anything_is_built(tmp_path: Path) -> None:
+    """The builder says "FP32 GEMM is not supported" of Turing; convolutions are."""
+    wide = projection()
+    wide.graph.node[0].attribute[0].i = FLOAT
+    wide.graph.node[2].output[0] = "wide"
+    wide.graph.node.append(helper.make_node("Cast", ["wide"], ["tokens"], to=HALF))
+    wide.graph.initializer[0].CopyFrom(
+        weight("w", DIMS.face_embedding_width, DIMS.face_tokens * DIMS.token_width, dtype=np.float32)
+    )
+    wide.graph.node[1].name = "the_product"
+    folder = write_bundle(tmp_path / "bundle", {"control_embedding": control(), "image_projection": wide})
+    turing = BuildOptions(compute=("7.5", "8.6"))
+    with pytest.raises(BuildOptionError, match=r"no fp32 matrix products for compute capability 7\.5") as error:
+        build(folder, BuildRequest(TARGET, options=turing, allow_slow=True))
+    assert error.value.found == "networks with some: image_projection (the_product)"
+    assert "--target tensorrt" in str(error.value.hint)
+    assert not (folder / "plans").exists()
+    (result,) = build(folder, BuildRequest(TARGET, options=turing, only=("control_embedding",)))
+    assert result.record.identity.compute == ("7.5", "8.6")
+    only_ampere = BuildRequest(TARGET, options=BuildOptions(compute=("8.6",)), allow_slow=True)
+    assert len(build(folder, only_ampere)) == 2
+
+
 def test_datacenter_only_options_are_refused_before_anything_is_loaded(bundle: Path) -> None:
     with pytest.raises(BuildOptionError, match="TensorRT has no option compute"):
         build(bundle, BuildRequest("tensorrt", options=BuildOptions(compute=("8.6",))))
@@ -407,7 +442,7 @@ def test_datacenter_only_options_are_refused_before_anything_is_loaded(bundle: P
 
 def test_the_identity_covers_every_option() -> None:
     """A new option that changes plans must reach the identity: all but the two that are named elsewhere do."""
-    asked = BuildOptions(3, 1, True, True, "ampere_plus", True, ("8.6",), Path("cache"))
+    asked = BuildOptions(3, 1, True, True, "ampere_plus", True, True, ("8.6",), Path("cache"))
     assert set(asked.identity) == set(BuildOptions.__dataclass_fields__) - {"compute", "timing_cache"}
     assert set(network_contracts(DIMS)) >= set(NAMES)
     assert BUILD_SUPPORT[TARGET].compute(asked) == ("8.6",)

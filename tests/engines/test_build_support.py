@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from instantrt.cli import main
+from instantrt.engine.flavours import covers
+from instantrt.engine.tensorrt_log import tensorrt_log
 from instantrt.errors import DeviceError, RequestError, WheelError
 from instantrt_engines import build_support
 from instantrt_engines.build import build_support_of
@@ -37,6 +39,7 @@ ASKED = {
     "weight_streaming": True,
     "hardware_compatibility": "ampere_plus",
     "version_compatible": True,
+    "fp32_attention": True,
     "compute": ("8.6",),
     "timing_cache": Path("timings"),
 }
@@ -53,6 +56,7 @@ CALLS = {
     "ParserError": {"desc": (), "node_name": (), "node_operator": ()},
     "IBuilderConfig": {
         "set_flag": ("flag",),
+        "clear_flag": ("flag",),
         "add_optimization_profile": ("profile",),
         "create_timing_cache": ("serialized_timing_cache",),
         "set_timing_cache": ("cache", "ignore_mismatch"),
@@ -115,6 +119,27 @@ def test_every_flag_that_an_option_sets_exists(api: TensorRT) -> None:
     assert network_flags(api) > 0
 
 
+@pytest.mark.parametrize(
+    "options", [BuildOptions(), BuildOptions(weight_streaming=True), BuildOptions(strip_weights=True, aux_streams=0)]
+)
+def test_the_identity_names_the_flags_that_are_on_in_the_builder_and_tf32_is_off(
+    api: TensorRT, options: BuildOptions
+) -> None:
+    config = api.Builder(tensorrt_log(api.module).logger).create_builder_config()
+    assert config.get_flag(api.BuilderFlag.TF32), "TensorRT's own default"
+    RTX.configure(api, config, options)
+    on = {name for name, flag in api.BuilderFlag.__members__.items() if config.get_flag(flag)}
+    assert set(str(RTX.identity(options)["flags"]).split()) == on
+    assert "TF32" not in on
+
+
+def test_what_can_be_built_for_is_what_the_flavour_runs_on() -> None:
+    for support in BUILD_SUPPORT.values():
+        runs_on = support.flavour.compute_capabilities
+        assert all(covers(runs_on, capability) for capability in support.capabilities)
+        assert set(support.default_compute or ()) <= set(runs_on)
+
+
 def test_precision_flags_that_version_11_removed_are_not_used() -> None:
     removed = ("FP16", "BF16", "INT8", "FP8", "OBEY_PRECISION", "calibrat", "set_precision", "algorithm_selector")
     for path in ENGINES.glob("*.py"):
@@ -156,7 +181,12 @@ def test_an_option_is_taken_or_refused_by_name(support: BuildSupport, name: str)
 
 def test_the_flavours_differ_where_the_table_says_so() -> None:
     assert RTX.options - DATACENTER.options == {"compute"}
-    assert DATACENTER.options - RTX.options == {"hardware_compatibility", "version_compatible", "timing_cache"}
+    assert DATACENTER.options - RTX.options == {
+        "hardware_compatibility",
+        "version_compatible",
+        "timing_cache",
+        "fp32_attention",
+    }
     table = build_support.__doc__
     for word in ("TensorRT 10", "TensorRT 11", "TensorRT-RTX", "hardware_compatibility", "device_memory_size"):
         assert word in table
@@ -184,10 +214,21 @@ def test_compute_is_sorted_and_part_of_the_identity() -> None:
 
 
 def test_a_version_that_lacks_something_is_too_old() -> None:
-    old = types.SimpleNamespace(__version__="9.0", __name__="tensorrt", ILogger=object)
+    old = types.SimpleNamespace(__version__="10.13", __name__="tensorrt", ILogger=object)
     old_tensorrt = replace(DATACENTER, flavour=replace(DATACENTER.flavour, import_module=lambda: old))
-    with pytest.raises(WheelError, match=r"(?s)TensorRT 9\.0 lacks what building needs.*instantrt\[build,tensorrt\]"):
+    with pytest.raises(WheelError, match=r"(?s)TensorRT 10\.13 lacks what building needs.*instantrt\[build,tensorrt\]"):
         old_tensorrt.load()
+
+
+def test_an_option_of_later_versions_says_from_which_on() -> None:
+    asked = BuildOptions(fp32_attention=True)
+    for version in ("10.13.0", "11.2.9"):
+        with pytest.raises(BuildOptionError, match=r"fp32_attention from version 11\.3 on") as error:
+            DATACENTER.check_version(asked, version)
+        assert error.value.found == f"version {version}"
+        DATACENTER.check_version(BuildOptions(), version)
+    for version in ("11.3.0.1", "11.10.0"):
+        DATACENTER.check_version(asked, version)
 
 
 def test_datacenter_plans_need_a_gpu() -> None:

@@ -113,6 +113,37 @@ def test_two_islands_are_told_apart() -> None:
     assert [island.first_node for island in fp32_islands(graph(chain, HALF, HALF))] == ["node_e0", "node_e1"]
 
 
+WIDENED = [
+    ("Cast", ["x"], "wide", to(FLOAT)),
+    ("Attention", ["wide", "wide", "wide"], "z", {"q_num_heads": 2, "kv_num_heads": 2}),
+    ("Cast", ["z"], "y", to(HALF)),
+]
+
+
+def attentive(nodes: list[tuple[str, list[str], str, dict]]) -> ShapedGraph:
+    made = [helper.make_node(op, inputs, [out], name=f"node_{out}", **a) for op, inputs, out, a in nodes]
+    return shaped(model(made, [("x", HALF, [2, 4, WIDTH])], [("y", HALF, [2, 4, WIDTH])], [], opset=23))
+
+
+def test_only_attention_alone_may_be_widened_and_only_when_it_was_asked_for() -> None:
+    found = attentive(WIDENED)
+    (island,) = fp32_islands(found)
+    assert island.operators == {"Attention": 1}
+    check_precision("unet", found, "fp16", ("fp32_attention",))
+    for options in ((), ("aux_streams",)):
+        with pytest.raises(SlowPlanError, match="1 fp32 matrix products"):
+            check_precision("unet", found, "fp16", options)
+    with_more = [*WIDENED[:2], ("Mul", ["z", "z"], "squared", {}), ("Cast", ["squared"], "y", to(HALF))]
+    with pytest.raises(SlowPlanError, match="1 fp32 matrix products") as error:
+        check_precision("unet", attentive(with_more), "fp16", ("fp32_attention",))
+    assert error.value.found == "node_z"
+    beside = [*WIDENED[:2], ("Cast", ["z"], "narrow", to(HALF)), ("Cast", ["narrow"], "again", to(FLOAT))]
+    beside += [("Exp", ["again"], "e", {}), ("Cast", ["e"], "y", to(HALF))]
+    with pytest.raises(SlowPlanError, match="leaves fp16 in 1 place and comes back") as error:
+        check_precision("unet", attentive(beside), "fp16", ("fp32_attention",))
+    assert error.value.found == "1 Exp from node node_e on"
+
+
 def test_fp32_matrix_products_need_a_reason() -> None:
     wide = numpy_helper.from_array(np.ones((WIDTH, WIDTH), np.float32), "wide")
     found = graph([("MatMul", ["x", "wide"], "y", {})], FLOAT, FLOAT, [wide])

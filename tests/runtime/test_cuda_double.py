@@ -20,6 +20,7 @@ from cuda import core
 from cuda.bindings import driver
 
 from doubles.cuda_double import CudaDouble
+from instantrt.device.check import driver_errors
 from instantrt.device.cuda import CudaBuffer, CudaDevice
 from instantrt.errors import DeviceError
 
@@ -46,6 +47,16 @@ def code(result: tuple[Any, ...]) -> int:
 def copy(device: CudaDevice, source: CudaBuffer, destination: CudaBuffer, nbytes: int) -> int:
     """A raw driver copy, without the checks of ours."""
     return code(driver.cuMemcpyAsync(destination.address, source.address, nbytes, device.stream.handle))
+
+
+def test_a_function_that_the_driver_lacks_is_an_error_of_ours(device: CudaDevice) -> None:
+    with (
+        pytest.raises(DeviceError, match="asking about peers needs a newer driver") as error,
+        driver_errors("asking about peers"),
+    ):
+        driver.cuDeviceCanAccessPeer(0, 0)  # which the stand-in does not have
+    assert "cuDeviceCanAccessPeer is not found" in str(error.value.found)
+    assert "update NVIDIA's driver" in str(error.value.hint)
 
 
 # ---- what it does ----

@@ -6,12 +6,13 @@ import importlib
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from instantrt.engine import TargetOptions, flavours
-from instantrt.engine.flavours import FLAVOURS, Use
+from instantrt.engine.flavours import FLAVOURS, Use, covers
 from instantrt.errors import MissingExtraError, WheelError
 
 RTX, DATACENTER = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
@@ -74,6 +75,50 @@ def test_an_empty_folder_of_the_bindings_name_is_no_tensorrt_rtx(monkeypatch: py
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", types.ModuleType("tensorrt_rtx_bindings"))
     with pytest.raises(MissingExtraError, match="has no ILogger"):
         RTX.load()
+
+
+@pytest.mark.parametrize(
+    ("target", "capabilities", "runs"),
+    [
+        ("tensorrt-rtx", ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"), True),
+        ("tensorrt-rtx", ("7.0", "8.7", "9.0", "10.0", "11.0"), False),
+        ("tensorrt", ("7.5", "8.7", "9.0", "10.0", "12.0"), True),
+        ("tensorrt", ("6.1", "7.2"), False),
+    ],
+)
+def test_a_gpu_is_refused_with_its_capability_and_what_to_use_there(
+    target: str, capabilities: tuple[str, ...], runs: bool
+) -> None:
+    pytest.importorskip("cuda.core", reason="needs cuda-core")
+    from doubles.gpus import gpu
+
+    for capability in capabilities:
+        refusal = FLAVOURS[target].refusal(gpu(capability, "NVIDIA Something"))
+        assert (refusal is None) == runs, capability
+        if refusal is not None:
+            assert f"GPU 0, NVIDIA Something, of compute capability {capability}" in str(refusal.found)
+            assert f"use --target {'tensorrt' if target == 'tensorrt-rtx' else 'onnxruntime'}" in str(refusal.hint)
+
+
+def test_capabilities_are_covered_exactly_or_from_one_on() -> None:
+    assert covers(("8.6",), "8.6")
+    assert not covers(("8.6",), "8.7")
+    assert covers(("12.0+",), "12.1")
+    assert covers(("8.0+",), "10.0"), "not as text"
+    assert not covers(("12.0+",), "9.0")
+    assert not covers((), "9.0")
+
+
+@USES
+def test_a_version_that_is_too_old_says_which_is_needed_and_that_jetsons_need_jetpack_7(use: Use, extra: str) -> None:
+    """JetPack 6 has TensorRT 10.3."""
+    old = types.SimpleNamespace(__version__="10.3.0", ILogger=object)
+    with pytest.raises(WheelError, match="this TensorRT is too old") as error:
+        replace(DATACENTER, import_module=lambda: old).load(use)
+    assert error.value.found == "version 10.3.0, needed is 10.13 or later"
+    assert 'pip install --upgrade "instantrt[tensorrt]"' in str(error.value.hint)
+    assert "on a Jetson, JetPack 7" in str(error.value.hint)
+    assert replace(DATACENTER, import_module=lambda: types.SimpleNamespace(__version__="11.0", ILogger=object)).load()
 
 
 class TestOfTheRealWheels:

@@ -6,6 +6,7 @@ On a machine with a GPU the same functions run there when pytest is started as u
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from doubles.cuda_double import Outcome, environment, run_on_the_double
+from doubles.cuda_double import H100, Outcome, Played, environment, run_on_the_double
 
 TESTS = Path(__file__).parents[1]
 
@@ -67,7 +68,8 @@ def test_a_step_counted_in_the_log_is_one_launch(cuda_double_library: Path, nano
         "unused",
         "--below-the-stand-in",
     ]
-    run = environment(cuda_double_library) | {"PYTHONPATH": str(TESTS)}
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    run = environment(cuda_double_library) | {"PYTHONPATH": paths}
     done = subprocess.run(command, env=run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -83,6 +85,99 @@ def test_a_step_counted_in_the_log_is_one_launch(cuda_double_library: Path, nano
     assert {name: report[name] for name in expected} == expected
     assert report["max_relative_error"] <= 1e-6
     assert report["host_us_per_call"] > 0
+
+
+@needs_linux
+@needs_compiler
+def test_on_a_gpu_that_rtx_does_not_run_on_the_gpu_tests_skip_and_say_why(
+    cuda_double_library: Path, nano_plans: Path, tmp_path: Path
+) -> None:
+    files = [TESTS / "runtime/test_tensorrt_pipeline.py"]
+    outcome = run_on_the_double(files, cuda_double_library, tmp_path, nano_plans, ("-rs",), H100)
+    assert outcome.returncode == 0, outcome.output
+    assert outcome.tests == outcome.skipped > 15
+    assert "of compute capability 9.0" in outcome.output
+    assert "use --target tensorrt" in outcome.output
+
+
+DOCTOR = ("-m", "instantrt.cli", "doctor")
+LOADING = """
+import sys
+from instantrt import InstantID
+from instantrt.errors import InstantRTError
+try:
+    InstantID.load(sys.argv[1], target="tensorrt-rtx")
+except InstantRTError as error:
+    print(error.code, error, sep="\\n")
+"""
+
+
+def below(library: Path, played: Played, *command: object) -> subprocess.CompletedProcess[str]:
+    """Python in a process that sees this GPU and driver."""
+    python = [sys.executable, "-W", "error", *map(str, command)]
+    done = subprocess.run(python, env=environment(library, played=played), capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    return done
+
+
+@needs_linux
+@needs_compiler
+def test_an_h100_is_told_to_use_the_other_target(cuda_double_library: Path, nano_bundle: Path) -> None:
+    """Before plans are looked for: there are none in this bundle."""
+    code, what, found, hint = below(cuda_double_library, H100, "-c", LOADING, nano_bundle).stdout.splitlines()
+    assert (code, what) == ("device", "TensorRT-RTX does not run on this GPU")
+    assert found.startswith("Found: GPU 0, NVIDIA H100 80GB HBM3, of compute capability 9.0; it runs on 7.5, 8.0,")
+    assert hint.startswith("To do: use --target tensorrt; ")
+
+
+@needs_linux
+@needs_compiler
+@pytest.mark.parametrize(
+    ("played", "fits"),
+    [(H100, {"tensorrt"}), (Played(), {"tensorrt", "tensorrt-rtx"}), (Played("TITAN V", "7.0"), set())],
+)
+def test_doctor_answers_for_each_target_by_the_gpus_capability(
+    cuda_double_library: Path, played: Played, fits: set[str]
+) -> None:
+    done = below(cuda_double_library, played, *DOCTOR, "--json", "--target", "tensorrt-rtx")
+    assert done.returncode == (0 if "tensorrt-rtx" in fits else 1)
+    report = json.loads(done.stdout)
+    (gpu,) = report["machine"]["gpus"]
+    assert (gpu["name"], gpu["compute_capability"]) == (played.name, played.compute_capability)
+    abilities = {ability["name"]: ability for ability in report["abilities"]}
+    for target in ("tensorrt", "tensorrt-rtx"):
+        ability = abilities[f"generate on NVIDIA GPUs ({target})"]
+        refused = [reason for reason in ability["missing"] if "a GPU that it runs on" in reason]
+        assert ability["gpus"] == ([0] if target in fits else [])
+        assert (refused == []) == (target in fits)
+        if target not in fits:
+            assert f"of compute capability {played.compute_capability}" in refused[0]
+            assert ability["hint"].startswith("use ")
+
+
+@needs_linux
+@needs_compiler
+def test_doctor_says_in_words_what_to_use_on_an_h100(cuda_double_library: Path) -> None:
+    text = below(cuda_double_library, H100, *DOCTOR).stdout
+    assert "no   generate on NVIDIA GPUs (tensorrt-rtx)" in text
+    assert "of compute capability 9.0; it runs on 7.5, 8.0, 8.6, 8.9, 12.0+; use --target tensorrt;" in text
+
+
+@needs_linux
+@needs_compiler
+@pytest.mark.parametrize("cuda_driver", [10000, 12090])
+def test_a_driver_older_than_the_packages_is_one_message(
+    cuda_double_library: Path, nano_bundle: Path, cuda_driver: int
+) -> None:
+    old = Played(cuda_driver=cuda_driver)
+    code, what, found, hint = below(cuda_double_library, old, "-c", LOADING, nano_bundle).stdout.splitlines()
+    assert (code, what) == ("device", "NVIDIA's driver is older than the installed CUDA packages")
+    version = f"{cuda_driver // 1000}.{cuda_driver % 1000 // 10}"
+    assert f"a driver for CUDA {version}, packages for 13." in found
+    assert "update NVIDIA's driver" in hint
+    report = json.loads(below(cuda_double_library, old, *DOCTOR, "--json").stdout)
+    assert report["machine"]["cuda_driver"] == version
+    assert found.removeprefix("Found: ") == report["machine"]["no_gpu"]
 
 
 @pytest.mark.slow

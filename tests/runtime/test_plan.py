@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("cuda.core", reason="needs cuda-core")
+
+from doubles.gpus import H100, H200, MIG_SLICE, gpu
 from doubles.small import DIMS
 from instantrt.bundle import Bundle, FileRecord, Manifest, PictureSizes, write_manifest
+from instantrt.device.properties import GpuProperties
 from instantrt.errors import BundleError
 from instantrt.plan import (
     PlanError,
     PlanIdentity,
     PlanRecord,
+    TunedFor,
     onnx_digests,
     open_plan,
     plan_path,
@@ -72,6 +77,7 @@ def identity_of(bundle: Path, **changes) -> PlanIdentity:
         precision="fp16",
         profiles=PROFILES,
         compute=("8.0", "8.6", "8.9", "12.0+"),
+        tuned_for=None,
         options={"optimization_level": 5} | CAPTURABLE,
     )
     return replace(identity, **changes)
@@ -93,7 +99,7 @@ def make_plan(bundle: Path, **changes) -> Path:
 
 def load_as_the_runtime_does(bundle: Path) -> None:
     plan = open_plan(Bundle.open(bundle), TARGET, "unet")
-    plan.check_host("1.7.1.116", "8.9")
+    plan.check_host("1.7.1.116", gpu("8.9"))
     plan.profile(SIZES)
     plan.open_verified().close()
 
@@ -110,7 +116,7 @@ def test_a_record_survives_the_round_trip(bundle: Path) -> None:
     assert PlanRecord.from_json(json.loads(json.dumps(plan.record.to_json()))) == plan.record
     with plan.open_verified() as file:
         assert file.read() == b"machine code" * 1000
-    plan.check_host("1.7.1.116", "8.9")
+    plan.check_host("1.7.1.116", gpu("8.9"))
     assert plan.profile(SIZES) == 1
 
 
@@ -122,6 +128,7 @@ CHANGES = {
     "precision": {"precision": "fp32"},
     "profiles": {"profiles": ({"B": (1, 1, 1), "G": (2, 2, 2), "H": (128, 128, 128), "W": (128, 128, 128)},)},
     "compute": {"compute": ("8.6",)},
+    "tuned_for": {"tuned_for": TunedFor("another GPU of 8.9", 58)},
     "options": {"options": {"flags": "STRIP_PLAN"}},
 }
 
@@ -230,7 +237,7 @@ def test_half_a_plan_is_none(bundle: Path, missing: str) -> None:
         open_plan(Bundle.open(bundle), TARGET, "unet")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "identity": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 2, "identity": {}}'])
 def test_an_unreadable_identity_says_why(bundle: Path, text: str) -> None:
     make_plan(bundle)
     record_path(bundle, TARGET, "unet").write_text(text)
@@ -252,10 +259,61 @@ def test_only_listed_gpus_run_a_plan(bundle: Path, capability: str, runs: bool) 
     make_plan(bundle)
     plan = open_plan(Bundle.open(bundle), TARGET, "unet")
     if runs:
-        plan.check_host("1.7.1.116", capability)
+        plan.check_host("1.7.1.116", gpu(capability))
         return
     with pytest.raises(PlanError, match=f"{capability}, this GPU's"):
-        plan.check_host("1.7.1.116", capability)
+        plan.check_host("1.7.1.116", gpu(capability))
+
+
+TUNED = {"compute": ("9.0",), "tuned_for": TunedFor.of(H100)}
+
+
+@pytest.mark.parametrize(
+    ("built", "host", "wrong"),
+    [
+        (TUNED, H100, None),
+        (TUNED, H200, "tuned_for"),
+        (TUNED, MIG_SLICE, "tuned_for"),
+        (TUNED, gpu("10.0", H100.name, H100.multiprocessors), "compute"),
+        ({"compute": ("9.0",)}, H200, None),  # same_compute_capability
+        ({"compute": ("9.0",)}, MIG_SLICE, None),
+        ({"compute": ("9.0",)}, gpu("8.0"), "compute"),
+        ({"compute": ("8.0+",)}, H100, None),  # ampere_plus
+        ({"compute": ("8.0+",)}, gpu("8.6"), None),
+        ({"compute": ("8.0+",)}, gpu("7.5"), "compute"),
+    ],
+)
+def test_a_plan_runs_on_the_model_of_gpu_it_was_built_on_unless_it_is_compatible(
+    bundle: Path, built: dict, host: GpuProperties, wrong: str | None
+) -> None:
+    make_plan(bundle, **built)
+    plan = open_plan(Bundle.open(bundle), TARGET, "unet")
+    if wrong is None:
+        plan.check_host("1.7.1.116", host)
+        return
+    with pytest.raises(PlanError) as error:
+        plan.check_host("1.7.1.116", host)
+    assert error.value.ingredient == wrong
+    if wrong == "tuned_for":
+        assert error.value.found == (
+            f"NVIDIA H100 80GB HBM3 with 132 multiprocessors; expected: {host.name} with {host.multiprocessors} "
+            "multiprocessors, this GPU"
+        )
+        assert "--hardware-compatibility same_compute_capability" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("number", [1, 99])
+def test_a_plan_of_another_version_is_said_to_be_one_and_how_to_build_it_again(bundle: Path, number: int) -> None:
+    """Format 1 had no GPU, and TF32 was on."""
+    make_plan(bundle)
+    path = record_path(bundle, TARGET, "unet")
+    data = json.loads(path.read_text())
+    del data["identity"]["tuned_for"], data["seal"]
+    path.write_text(json.dumps(data | {"format": number}))
+    with pytest.raises(PlanError, match="was built by another version of InstantRT") as error:
+        open_plan(Bundle.open(bundle), TARGET, "unet")
+    assert f"identity of format {number}; this version reads format 2" in str(error.value.found)
+    assert error.value.hint == f"build it with `instantrt build {bundle} --target {TARGET} --only unet`"
 
 
 @pytest.mark.parametrize(
@@ -273,10 +331,10 @@ def test_version_compatible_plans_run_on_later_minor_versions(
     make_plan(bundle, target_version=built, options={"version_compatible": True} | CAPTURABLE)
     plan = open_plan(Bundle.open(bundle), TARGET, "unet")
     if runs:
-        plan.check_host(installed, "8.0")
+        plan.check_host(installed, gpu("8.0"))
         return
     with pytest.raises(PlanError, match=f"{installed}, the installed one"):
-        plan.check_host(installed, "8.0")
+        plan.check_host(installed, gpu("8.0"))
 
 
 def test_the_first_profile_that_holds_the_sizes_is_taken(bundle: Path) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +24,18 @@ from randomness import fresh_rng
 
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
+from doubles.tensorrt_double import DATACENTER_VERSION
+from instantrt import GenerateRequest
 from instantrt.bundle import Bundle, FileRecord
+from instantrt.contracts import network_contracts
 from instantrt.device.cuda import CudaDevice
 from instantrt.engine import TargetOptions
-from instantrt.engine.flavours import FLAVOURS
+from instantrt.engine.kernels import SPECIALIZATION
 from instantrt.engine.tensorrt import TensorRTTarget
 from instantrt.errors import EngineError, InstantRTError, MissingExtraError, RequestError
 from instantrt.network import Network
-from instantrt.plan import PlanError, PlanRecord, plan_path, read_record, write_record
+from instantrt.pipeline import InstantID
+from instantrt.plan import PlanError, PlanRecord, TunedFor, plan_path, read_record, write_record
 from instantrt.targets import open_target
 
 if TYPE_CHECKING:
@@ -107,6 +113,7 @@ def test_a_flipped_byte_is_found_before_anything_is_deserialised(tensorrt_double
     [
         ("target_version", {"target_version": "1.2.3.4"}),
         ("compute", {"compute": ("7.5",)}),
+        ("tuned_for", {"tuned_for": TunedFor("NVIDIA H200", 132)}),
         ("onnx", {"onnx": {"onnx/unet.onnx": "0" * 64}}),
         ("precision", {"precision": "fp16"}),
         ("options", {"options": {}}),
@@ -270,6 +277,43 @@ def test_a_context_that_cannot_be_captured_is_refused_unless_nothing_is_captured
     engine.close()
 
 
+@pytest.mark.parametrize("method", ["set_optimization_profile_async", "infer_shapes"])
+def test_what_the_bindings_raise_is_an_error_of_ours_with_tensorrts_words(
+    target: TensorRTTarget, tensorrt_double: TensorRTDouble, method: str
+) -> None:
+    network = Network(target, target._bundle.contracts["cross_attention"], "fp32")
+    inputs = {s.name: np.zeros(s.resolve({"G": 2}), np.float32) for s in network._contract.inputs}  # its second profile
+    tensorrt_double.refused = {method}
+    with pytest.raises(EngineError, match=r"cannot (switch|work out the shapes of) cross_attention") as error:
+        network(inputs)
+    said = {"infer_shapes": "a shape depends on what is not known", "set_optimization_profile_async": "profile 1"}
+    assert said[method] in str(error.value.found)
+    assert "instantrt build --force" in str(error.value.hint)
+    tensorrt_double.refused.clear()
+    assert network(inputs)["text_kv_unet"].shape[0] == 2, "and it can be tried again"
+    network.close()
+
+
+def test_a_target_can_be_used_from_a_thread_that_never_used_a_gpu(target: TensorRTTarget) -> None:
+    """As servers do. The current GPU is a thread's own; TensorRT needs it to make contexts and to execute."""
+    expected, found = project(target), []
+    embedding = target.device.allocate((1, 128), np.dtype(np.float32))
+    target.device.upload(np.ones((1, 128), np.float32), embedding)
+    engine = target.load(SMALL, {})
+    engine.bind("embedding", embedding)
+    tokens = target.device.allocate(expected.shape, np.dtype(np.float32))
+    engine.bind("tokens", tokens)
+    for work in (
+        lambda: found.append(project(target)),  # load comes first
+        lambda: (engine.enqueue(target.device.stream), found.append(target.device.download(tokens))),
+    ):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    np.testing.assert_array_equal(found, [expected, expected])
+    engine.close()
+
+
 # ---- kernels on disk, weights --------------------------------------------------------------------------------------
 
 
@@ -289,6 +333,16 @@ def test_kernels_are_compiled_once_and_kept_between_starts(
     tensorrt_double.environment = "a machine with another driver"
     assert start() == [SMALL]
     assert start() == [], "the file was replaced"
+
+
+def test_every_network_has_a_strategy_and_only_the_one_of_many_shapes_has_no_kernels_of_its_own(
+    planned_bundle: Path,
+) -> None:
+    contracts = network_contracts(Bundle.open(planned_bundle).dims)
+    assert list(SPECIALIZATION) == list(contracts)
+    assert [name for name, strategy in SPECIALIZATION.items() if strategy == "NONE"] == [
+        name for name, contract in contracts.items() if "T" in contract.symbols
+    ]
 
 
 def test_a_damaged_kernel_file_costs_only_time(
@@ -359,25 +413,66 @@ def test_a_weight_budget_is_set_before_contexts_are_made(
     opened.close()
 
 
-def test_the_other_flavour_runs_through_the_same_code(
-    tensorrt_double: TensorRTDouble, target: TensorRTTarget, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """TensorRT proper: contexts from a strategy, no kernels on disk."""
-    expected = project(target)
-    for network in target._plans:
+@pytest.fixture
+def datacenter(
+    tensorrt_double: TensorRTDouble, cuda_double: CudaDouble, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A bundle with plans for TensorRT proper, whose double is installed; the UNet's are version-compatible."""
+    double = type(tensorrt_double)(tensorrt_double.base, cuda_double, datacenter=True)
+    for network in Bundle.open(copy).contracts:
         record = read_record(copy, TARGET, network)
         plan = plan_path(copy, "tensorrt", network)
         plan.parent.mkdir(exist_ok=True)
         plan.hardlink_to(plan_path(copy, TARGET, network))
-        options = {"version_compatible": True} if network == "unet" else {}
-        write_record(copy, replace(record, identity=replace(record.identity, target="tensorrt", options=options)))
-    tensorrt_double.compiles = False
-    tensorrt_double.know(Bundle.open(copy), "tensorrt")
-    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_double.module)
-    monkeypatch.delattr(tensorrt_double.module.ICudaEngine, "create_runtime_config")
-    opened = TensorRTTarget(FLAVOURS["tensorrt"], Bundle.open(copy), TargetOptions())
+        options = {"weight_streaming": True} | ({"version_compatible": True} if network == "unet" else {})
+        identity = replace(record.identity, target="tensorrt", target_version=DATACENTER_VERSION, options=options)
+        write_record(copy, replace(record, identity=identity))
+    double.know(Bundle.open(copy), "tensorrt")
+    monkeypatch.setitem(sys.modules, "tensorrt", double.module)
+    yield copy
+    assert double.violations == []
+
+
+def test_the_other_flavour_runs_through_the_same_code(target: TensorRTTarget, datacenter: Path) -> None:
+    """TensorRT proper: contexts from a strategy, no kernels on disk."""
+    expected = project(target)
+    opened: TensorRTTarget = open_target("tensorrt", Bundle.open(datacenter), TargetOptions())  # type: ignore[assignment]
     np.testing.assert_array_equal(project(opened), expected)
     opened.close()
+
+
+def test_steps_of_streamed_weights_are_refused_before_they_are_captured_and_run_eagerly(
+    datacenter: Path, cuda_double: CudaDouble, astronaut: np.ndarray
+) -> None:
+    request = GenerateRequest(face=astronaut, prompt="a person", steps=4, width=64, height=64, seed=7)
+
+    def latents(**options: Any) -> np.ndarray:
+        with InstantID.load(datacenter, target="tensorrt", **options) as pipeline:
+            return pipeline.run(request).latents
+
+    expected = latents()
+    cuda_double.clear_log()
+    with pytest.raises(EngineError, match="captured in a CUDA graph while weights of identitynet are stream") as error:
+        latents(weight_budget_bytes=1000)
+    assert cuda_double.count("cuStreamBeginCapture") == 0
+    assert re.fullmatch(r"1000 of \d+ bytes of them on the device", str(error.value.found))
+    assert "--eager" in str(error.value.hint)
+    np.testing.assert_array_equal(latents(weight_budget_bytes=1000, eager=True), expected)
+    np.testing.assert_array_equal(latents(weight_budget_bytes=1 << 40), expected)
+
+
+def test_the_double_does_not_let_streamed_weights_be_captured(
+    datacenter: Path, monkeypatch: pytest.MonkeyPatch, astronaut: np.ndarray
+) -> None:
+    """What would happen without our own check."""
+    monkeypatch.setattr("instantrt.engine.tensorrt.check_resident", lambda *_: None)
+    request = GenerateRequest(face=astronaut, prompt="a person", steps=4, width=64, height=64)
+    with (
+        InstantID.load(datacenter, target="tensorrt", weight_budget_bytes=1000) as pipeline,
+        pytest.raises(EngineError, match="cannot execute identitynet") as error,
+    ):
+        pipeline.run(request)
+    assert "not permitted while the stream is capturing" in str(error.value.found)
 
 
 # ---- mistakes that the doubles catch -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="needs the rtx extr
 
 from instantrt.engine.flavours import FLAVOURS
 from instantrt.engine.tensorrt_log import KEPT_ERRORS, TensorRTLog, tensorrt_log
+from instantrt.errors import EngineError
 
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 
@@ -58,6 +59,30 @@ def test_listeners_hear_everything_that_they_want_while_they_listen(log: TensorR
     say(log)
     wanted = SEVERITIES if verbose else SEVERITIES[:-1]
     assert heard == [(name, name) for name in wanted]
+
+
+def test_verbose_messages_that_nobody_wants_are_dropped_at_the_first_look(
+    log: TensorRTLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(log, "_take", lambda severity, _message: looked_at.append(severity.name))
+    say(log)
+    assert looked_at == ["INTERNAL_ERROR", "ERROR"]
+    with log.heard_by(lambda *_: None):
+        say(log)
+    assert looked_at[2:] == list(SEVERITIES[:-1])
+
+
+def test_a_refusal_that_is_raised_quotes_the_log_or_else_what_was_raised(log: TensorRTLog) -> None:
+    say(log, "ERROR")
+    with pytest.raises(EngineError) as error, log.refusing("it failed", "mend it"):
+        raise RuntimeError("error code: -1")
+    assert (error.value.what, error.value.found, error.value.hint) == ("it failed", "ERROR", "mend it")
+    with pytest.raises(EngineError) as error, log.refusing("it failed", "mend it"):
+        raise RuntimeError("error code: -1")
+    assert error.value.found == "error code: -1"
+    with pytest.raises(ZeroDivisionError), log.refusing("it failed", "mend it"):
+        _ = 1 // 0
 
 
 def test_two_listeners_each_hear_what_they_want(log: TensorRTLog) -> None:

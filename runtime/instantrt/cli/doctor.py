@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument
 from instantrt.cli.command import Command, ExitStatus, print_json
+from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.errors import DeviceError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -36,32 +37,35 @@ class Ability:
     extra: str
     needs_gpu: bool = False
     target: str | None = None  # what runs here when it is there
+    flavour: Flavour | None = None  # which does not run on every GPU
 
 
 _RTX = ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
 _BUILD = ("onnx", "onnx-graphsurgeon", "onnxruntime")
 _CUDA = ("cuda-core", "cuda-bindings")
+_RTX_FLAVOUR, _DATACENTER = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
 
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
     Ability("build TensorRT-RTX plans", (*_RTX, *_BUILD), "rtx,build"),
-    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, "tensorrt-rtx"),
-    Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", needs_gpu=True),
-    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt"),
+    Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, _RTX_FLAVOUR.target, _RTX_FLAVOUR),
+    Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", True, flavour=_DATACENTER),
+    Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt", _DATACENTER),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether an ability is there, and if not, why and what to do."""
+    """Whether an ability is there, and if not, why and what to do; ``gpus`` are the ordinals of those that it takes."""
 
     name: str
     ready: bool
     found: dict[str, str]
     missing: tuple[str, ...]
     hint: str | None
+    gpus: tuple[int, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +101,7 @@ class Machine:
 def doctor(options: DoctorOptions) -> ExitStatus:
     """Look and report; a user's mistake only if the target that was asked for cannot run."""
     machine = examine_machine()
-    findings = [examine(ability, machine.no_gpu) for ability in ABILITIES]
+    findings = [examine(ability, machine) for ability in ABILITIES]
     if options.json:
         print_json({"machine": asdict(machine), "abilities": [asdict(f) for f in findings]})
     else:
@@ -134,16 +138,18 @@ def _as_text(machine: Machine, findings: list[Finding]) -> str:
     facts["gpus"] = gpus or f"none: {machine.no_gpu}"
     lines = [f"{name:<14} {value if value is not None else 'none'}" for name, value in facts.items()] + [""]
     for finding in findings:
-        versions = ", ".join(f"{name} {number}" for name, number in finding.found.items())
-        lines.append(f"{'yes' if finding.ready else 'no ':<4} {finding.name}" + (f"  ({versions})" * finding.ready))
+        details = [f"{name} {number}" for name, number in finding.found.items()]
+        details += [f"GPU {', '.join(map(str, finding.gpus))}"] if finding.gpus else []
+        found = f"  ({', '.join(details)})"
+        lines.append(f"{'yes' if finding.ready else 'no ':<4} {finding.name}" + (found * finding.ready))
         if not finding.ready:
             hint = f"; {finding.hint}" if finding.hint else ""
             lines.append(f"       missing: {', '.join(finding.missing)}{hint}")
     return "\n".join(lines) + "\n"
 
 
-def examine(ability: Ability, no_gpu: str | None) -> Finding:
-    """Check one ability's distributions and, where it needs one, the GPU; ``no_gpu`` says why there is none."""
+def examine(ability: Ability, machine: Machine) -> Finding:
+    """Check one ability's distributions and, where it needs one, whether there is a GPU that it runs on."""
     installed, missing = {}, []
     for name in ability.distributions:
         try:
@@ -151,9 +157,17 @@ def examine(ability: Ability, no_gpu: str | None) -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     hint = f'pip install "instantrt[{ability.extra}]"' if missing else None
-    if ability.needs_gpu and no_gpu and not set(_CUDA) & set(missing):
-        missing.append(f"an NVIDIA GPU with its driver ({no_gpu})")
-    return Finding(ability.name, not missing, installed, tuple(missing), hint)
+    flavour = ability.flavour
+    refusals = {gpu.ordinal: None if flavour is None else flavour.refusal(gpu) for gpu in machine.gpus}
+    gpus = tuple(ordinal for ordinal, refusal in refusals.items() if refusal is None) if ability.needs_gpu else ()
+    if ability.needs_gpu and machine.no_gpu:
+        if not set(_CUDA) & set(missing):
+            missing.append(f"an NVIDIA GPU with its driver ({machine.no_gpu})")
+    elif ability.needs_gpu and not gpus:
+        refused = [refusal for refusal in refusals.values() if refusal is not None]
+        missing.append("a GPU that it runs on: " + "; ".join(str(refusal.found) for refusal in refused))
+        hint = refused[0].hint
+    return Finding(ability.name, not missing, installed, tuple(missing), hint, gpus)
 
 
 def _load() -> Callable[[DoctorOptions], ExitStatus]:

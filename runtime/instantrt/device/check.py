@@ -9,12 +9,13 @@ from instantrt.errors import DeviceError, MissingExtraError
 
 try:
     from cuda.bindings import driver
+    from cuda.bindings._internal.utils import FunctionNotFoundError  # nor has cuda.bindings 13 for this one
     from cuda.core._utils.cuda_utils import CUDAError  # cuda.core 1.2 has no public name for what it raises
     from cuda.pathfinder import DynamicLibNotFoundError
 except ImportError as error:
     raise MissingExtraError("running on an NVIDIA GPU", "rtx", found=str(error)) from error
 
-__all__ = ["CURES", "CUDAError", "call", "device_error", "driver", "driver_errors"]
+__all__ = ["CURES", "CUDAError", "call", "check_driver", "device_error", "driver", "driver_errors", "version_text"]
 
 RESTART = "the GPU's context is lost: restart the process, and run it under compute-sanitizer if it happens again"
 
@@ -36,6 +37,7 @@ CURES = {
     "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED": "something inside the capture was not allowed: run eagerly to find it",
     "CUDA_ERROR_STREAM_CAPTURE_UNJOINED": "let every stream that the captured work used wait back on the first one",
 }
+UPDATE_DRIVER = "update NVIDIA's driver: nvidia-smi shows the newest CUDA version that the installed one supports"
 UNKNOWN_CURE = "this is likely a bug of InstantRT: report it with the driver's version from nvidia-smi"
 
 
@@ -47,6 +49,9 @@ def device_error(doing: str, error: Exception) -> DeviceError:
             found="no libcuda.so.1 on this machine",
             hint="install the NVIDIA driver; in a container, start it with GPU access (docker run --gpus all)",
         )
+    if isinstance(error, FunctionNotFoundError):
+        found = f"{error}, which cuda-bindings for CUDA {version_text(driver.CUDA_VERSION)} knows"
+        return DeviceError(f"{doing} needs a newer driver", found=found, hint=UPDATE_DRIVER)
     name = str(error).partition(":")[0]
     return DeviceError(f"{doing} failed", found=str(error), hint=CURES.get(name, UNKNOWN_CURE), driver_code=name)
 
@@ -56,8 +61,32 @@ def driver_errors(doing: str) -> Iterator[None]:
     """Turn what the driver reports inside into :class:`DeviceError`, saying what was being done."""
     try:
         yield
-    except (CUDAError, DynamicLibNotFoundError) as error:
+    except (CUDAError, DynamicLibNotFoundError, FunctionNotFoundError) as error:
         raise device_error(doing, error) from error
+
+
+def version_text(number: int) -> str:
+    """CUDA's way of counting versions as people write them: 12020 is ``"12.2"``."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def check_driver(number: int) -> None:
+    """Refuse a driver whose major CUDA version is older than the installed packages', before anything uses it.
+
+    Some of its functions would be missing in the middle of a request, and cuda.core (1.2) can crash on that.
+
+    Args:
+        number: as ``cuDriverGetVersion`` counts.
+
+    Raises:
+        DeviceError: says both versions.
+    """
+    if number // 1000 < driver.CUDA_VERSION // 1000:
+        raise DeviceError(
+            "NVIDIA's driver is older than the installed CUDA packages",
+            found=f"a driver for CUDA {version_text(number)}, packages for {version_text(driver.CUDA_VERSION)}",
+            hint=f"{UPDATE_DRIVER}; CUDA {driver.CUDA_VERSION // 1000} is needed",
+        )
 
 
 def call(doing: str, code: driver.CUresult) -> None:

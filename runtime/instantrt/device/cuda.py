@@ -49,7 +49,7 @@ class CudaDevice:
         self.ordinal = ordinal
         self._owned: WeakSet[CudaBuffer | CudaEvent | CudaGraph] = WeakSet()
         with ExitStack() as opened:
-            self._activate()
+            self.make_current()
             with driver_errors(f"creating a stream on GPU {ordinal}"):
                 self._raw = self._core.create_stream()
             opened.callback(self._raw.close)
@@ -69,10 +69,17 @@ class CudaDevice:
 
     def memory_bytes(self) -> tuple[int, int]:
         """Free and total memory of the GPU."""
-        self._activate()
+        self.make_current()
         code, free, total = driver.cuMemGetInfo()
         call("asking for the free memory", code)
         return int(free), int(total)
+
+    def make_current(self) -> None:
+        """Make its GPU the calling thread's: a property of the thread, which another library may have changed.
+
+        The device's own methods do; this is for libraries that work on the current GPU.
+        """
+        self._core.set_current()
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> CudaBuffer:
         """A zero-filled buffer.
@@ -96,7 +103,7 @@ class CudaDevice:
 
     def event(self) -> CudaEvent:
         """A new event that keeps time."""
-        self._activate()
+        self.make_current()
         event = CudaEvent(_new_event(self._core, timing=True), self._core.set_current)
         self._owned.add(event)
         return event
@@ -132,7 +139,7 @@ class CudaDevice:
         from_, to = _buffer(source), _buffer(destination)
         if from_.nbytes != to.nbytes:
             raise ValueError(f"cannot copy {from_.nbytes} bytes into {to.nbytes}")
-        self._activate()
+        self.make_current()
         with driver_errors("a copy between buffers"):
             to.core_buffer().copy_from(from_.core_buffer(), stream=self._raw)
 
@@ -167,7 +174,7 @@ class CudaDevice:
         Raises:
             DeviceError: some of it failed.
         """
-        self._activate()
+        self.make_current()
         with driver_errors("work on the GPU"):
             self._raw.sync()
 
@@ -201,14 +208,10 @@ class CudaDevice:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _activate(self) -> None:
-        """The driver's current GPU is a property of the thread, and another library may have changed it."""
-        self._core.set_current()
-
     def _begin(self, verb: str) -> None:
         if self.stream.is_capturing:
             raise RuntimeError(f"cannot {verb} while a capture is under way on this stream")
-        self._activate()
+        self.make_current()
 
     @contextmanager
     def _allocation_errors(self, nbytes: int) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from instantrt.device.check import call, driver, driver_errors
+from instantrt.device.check import call, check_driver, driver, driver_errors, version_text
 from instantrt.errors import DeviceError
 
 from cuda import core  # isort: skip  (after device.check, which says how to install it)
@@ -52,17 +52,14 @@ def cuda_version() -> str:
     Raises:
         DeviceError: there is no driver.
     """
-    with driver_errors("reading the driver's version"):  # cuda.core asks NVML for it, which containers may lack
-        code, number = driver.cuDriverGetVersion()
-        call("reading the driver's version", code)
-    return f"{number // 1000}.{number % 1000 // 10}"
+    return version_text(_driver_version())
 
 
 def visible_gpus() -> tuple[GpuProperties, ...]:
     """All GPUs that this process may use, in the driver's order.
 
     Raises:
-        DeviceError: there is no driver, or none of the GPUs is visible.
+        DeviceError: there is no driver, it is too old, or none of the GPUs is visible.
     """
     return tuple(GpuProperties.of(gpu) for gpu in _gpus())
 
@@ -71,7 +68,7 @@ def open_gpu(ordinal: int) -> Any:
     """The ``cuda.core.Device`` of that ordinal.
 
     Raises:
-        DeviceError: there is no driver, or no such GPU.
+        DeviceError: there is no driver, it is too old, or there is no such GPU.
     """
     gpus = _gpus()
     if not 0 <= ordinal < len(gpus):
@@ -83,6 +80,14 @@ def open_gpu(ordinal: int) -> Any:
     return gpus[ordinal]
 
 
+def _driver_version() -> int:
+    with driver_errors("reading the driver's version"):  # cuda.core asks NVML for it, which containers may lack
+        code, number = driver.cuDriverGetVersion()
+        call("reading the driver's version", code)
+    return int(number)
+
+
 def _gpus() -> tuple[Any, ...]:
+    check_driver(_driver_version())
     with driver_errors("running on an NVIDIA GPU"):
         return tuple(core.Device.get_all_devices())

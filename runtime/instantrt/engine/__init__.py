@@ -15,10 +15,6 @@ if TYPE_CHECKING:  # command lines import this package and shall not wait for nu
     from instantrt.contracts import NetworkContract
     from instantrt.device import Buffer, Device, Stream
 
-if TYPE_CHECKING:  # command lines import this package and shall not wait for numpy
-    from instantrt.contracts import NetworkContract
-    from instantrt.device import Buffer, Device, Stream
-
 __all__ = ["Engine", "Target", "TargetOptions"]
 
 NUMBERS = {"threads": THREADS, "device": Range(0, 2**31 - 1), "weight_budget_bytes": Range(0, 2**63 - 1)}

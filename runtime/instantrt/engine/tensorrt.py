@@ -19,11 +19,13 @@ from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract, symbols_of
 from instantrt.device import Buffer, Stream
 from instantrt.device.cuda import CudaDevice
+from instantrt.device.properties import GpuProperties, open_gpu
 from instantrt.engine import TargetOptions
 from instantrt.engine.flavours import Flavour
+from instantrt.engine.kernels import SPECIALIZATION
 from instantrt.engine.runtime_cache import RuntimeCache
 from instantrt.engine.tensorrt_log import TensorRTLog, tensorrt_log
-from instantrt.engine.tensorrt_weights import refit, set_weight_budget
+from instantrt.engine.tensorrt_weights import check_resident, refit, set_weight_budget
 from instantrt.errors import DeviceError, EngineError, RequestError
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
 
@@ -46,13 +48,16 @@ class TensorRTTarget:
     Raises:
         MissingExtraError: the flavour's wheels are not installed.
         WheelError: they do not work together.
-        DeviceError: there is no such GPU, or no memory for the arena.
+        DeviceError: there is no such GPU, the flavour does not run on it, or it has no memory for the arena.
         PlanError: a plan is missing, altered, or made for something else.
         EngineError: TensorRT cannot load a plan.
     """
 
     def __init__(self, flavour: Flavour, bundle: Bundle, options: TargetOptions) -> None:
         options.check(flavour.target, flavour.options)
+        gpu = GpuProperties.of(open_gpu(options.device or 0))
+        if refusal := flavour.refusal(gpu):
+            raise refusal
         self.name = flavour.target
         self.warnings: tuple[str, ...] = ()
         self._bundle = bundle
@@ -63,7 +68,7 @@ class TensorRTTarget:
         with ExitStack() as owned:
             self.device = owned.enter_context(closing(CudaDevice(options.device or 0)))
             for plan in self._plans.values():
-                plan.check_host(self._module.__version__, self.device.properties.compute_capability)
+                plan.check_host(self._module.__version__, gpu)
             owned.callback(self._engines.clear)
             self._load_plans(options.weight_budget_bytes)
             self._arena = owned.enter_context(closing(self._device_arena()))
@@ -93,7 +98,8 @@ class TensorRTTarget:
         plan = self._plans[network]
         plan.profile(symbols)
         engine = self._engines[network]
-        context = self._context(engine, fixed_shapes=bool(symbols))
+        self.device.make_current()  # the caller's thread need not be the one that opened the target
+        context = self._context(engine, network)
         if context is None:
             raise self._log.failure(f"TensorRT cannot make an execution context of {network}", OUT_OF_MEMORY)
         save = (lambda: None) if self._cache is None else self._cache.save
@@ -138,7 +144,7 @@ class TensorRTTarget:
         folder = options.runtime_cache or plan_path(self._bundle.folder, self.name, "unet").parent
         return RuntimeCache(folder, self.device.properties.compute_capability)
 
-    def _context(self, engine: Any, *, fixed_shapes: bool) -> Any:
+    def _context(self, engine: Any, network: str) -> Any:
         """A context without memory of its own. ``engine`` is untyped here: this is where the flavours differ."""
         trt = self._module
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -146,12 +152,8 @@ class TensorRTTarget:
             return engine.create_execution_context(strategy)
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        # Kernels for a captured graph must be final before it is captured. The others may start with general kernels
-        # and get better ones when these are compiled, so that a new number of steps does not hold up a request.
-        specialization = trt.DynamicShapesKernelSpecializationStrategy
-        config.dynamic_shapes_kernel_specialization_strategy = (
-            specialization.EAGER if fixed_shapes else specialization.LAZY
-        )
+        strategies = trt.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = getattr(strategies, SPECIALIZATION[network])
         config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED  # the step loop captures both networks at once
         self._cache.attach(config)
         return engine.create_execution_context(config)
@@ -201,8 +203,10 @@ class TensorRTEngine:
 
     def warm_up(self, stream: Stream, *, capture: bool) -> None:
         """Execute once with the final shapes, which compiles what is compiled on the device, and keep that."""
+        context: Any = self._live_context()
+        if capture:
+            check_resident(context.engine, self.contract.name)
         self.enqueue(stream)
-        context: Any = self._context
         # Only TensorRT-RTX can tell.
         if capture and hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream.handle):
             raise self._log.failure(
@@ -214,6 +218,7 @@ class TensorRTEngine:
     def enqueue(self, stream: Stream) -> None:
         """Put one execution on the stream."""
         context = self._live_context()
+        self._device.make_current()
         if not self._ready:
             self._hand_over(context, stream)
         if not context.execute_async_v3(stream.handle):
@@ -240,7 +245,8 @@ class TensorRTEngine:
         self._choose_profile(context, stream)
         for name, buffer in self._bound.items():
             self._give(context, name, buffer)
-        unknown = context.infer_shapes()
+        with self._log.refusing(f"TensorRT cannot work out the shapes of {self.contract.name}", BUILD_AGAIN):
+            unknown = context.infer_shapes()
         if unknown:
             raise self._log.failure(
                 f"TensorRT lacks the shapes of {', '.join(unknown)} of {self.contract.name}", BUILD_AGAIN
@@ -262,10 +268,8 @@ class TensorRTEngine:
         if self._given and profile == context.active_optimization_profile:
             return
         if profile != context.active_optimization_profile:
-            if not context.set_optimization_profile_async(profile, stream.handle):
-                raise self._log.failure(
-                    f"TensorRT cannot switch {self.contract.name} to profile {profile}", BUILD_AGAIN
-                )
+            with self._log.refusing(f"TensorRT cannot switch {self.contract.name} to profile {profile}", BUILD_AGAIN):
+                context.set_optimization_profile_async(profile, stream.handle)
             self._given.clear()  # TensorRT forgets the shapes
         context.set_device_memory(self._arena.address, self._arena.shape[0])
 

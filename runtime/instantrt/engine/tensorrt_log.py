@@ -1,4 +1,4 @@
-"""What TensorRT says: it reports failures as None or False and puts the reason into its log."""
+"""What TensorRT says: it reports failures as None, False or RuntimeError and puts the reason into its log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class TensorRTLog:
     """The one logger of a TensorRT module in this process, for building and for running. Use :func:`tensorrt_log`.
 
     TensorRT has no filter of its own for loggers written in Python: it hands over the verbose messages too, of which a
-    build has tens of thousands. So those that nobody wants are dropped at the first look.
+    build has many (11,000 for nano's IdentityNet), a datacenter build's trials of kernels included. Those that nobody
+    wants are dropped at the first look, which is a fifth of what such a message costs, 1.5 us (`pytest bench/micro -k
+    dropped`). Only a logger in C++ would be spared the rest, and TensorRT's own can do nothing but print.
 
     Args:
         module: TensorRT's Python module.
@@ -37,11 +39,25 @@ class TensorRTLog:
         self._least_severe = self._error  # of what is wanted; TensorRT's numbers grow from severe to verbose
         self.logger: trt.ILogger = self._logger(module)
 
-    def failure(self, what: str, hint: str) -> EngineError:
-        """The error for something that TensorRT refused, quoting what it said; the next one starts afresh."""
+    def failure(self, what: str, hint: str, otherwise: str = "TensorRT gave no reason") -> EngineError:
+        """The error for something that TensorRT refused, quoting what it said; the next one starts afresh.
+
+        Args:
+            what: the mistake.
+            hint: what to do.
+            otherwise: what is quoted if its log has nothing.
+        """
         said = "; ".join(self._errors)
         self._errors.clear()
-        return EngineError(what, found=said or "TensorRT gave no reason", hint=hint)
+        return EngineError(what, found=said or otherwise, hint=hint)
+
+    @contextmanager
+    def refusing(self, what: str, hint: str) -> Iterator[None]:
+        """Make a :meth:`failure` of the RuntimeError with which some of the bindings' functions answer a refusal."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.failure(what, hint, str(error)) from error
 
     @contextmanager
     def heard_by(self, listener: Listener, *, verbose: bool = False) -> Iterator[None]:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from instantrt.engine.tensorrt_log import TensorRTLog
+from instantrt.errors import EngineError
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -45,3 +46,18 @@ def set_weight_budget(engine: trt.ICudaEngine, budget_bytes: int, log: TensorRTL
     engine.weight_streaming_budget_v2 = budget
     if engine.weight_streaming_budget_v2 != budget:
         raise log.failure(f"TensorRT refuses a weight budget of {budget} bytes for {network}", BUDGET_REFUSED)
+
+
+def check_resident(engine: trt.ICudaEngine, network: str) -> None:
+    """Check that no weights are streamed: TensorRT then waits inside its execution, which a capture does not allow.
+
+    Raises:
+        EngineError: some are; says how many stay on the device.
+    """
+    budget, size = engine.weight_streaming_budget_v2, engine.streamable_weights_size
+    if budget < size:
+        raise EngineError(
+            f"steps cannot be captured in a CUDA graph while weights of {network} are streamed from host memory",
+            found=f"{budget} of {size} bytes of them on the device",
+            hint="load the bundle with eager=True (`--eager`), or with a weight budget that holds them all",
+        )

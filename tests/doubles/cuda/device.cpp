@@ -1,5 +1,6 @@
 // Initialisation, the one device, its primary context, error names.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "double.h"
@@ -10,15 +11,21 @@ namespace cuda_double {
 
 namespace {
 
-constexpr int kDriverVersion = 13000;
-constexpr int kComputeMajor = 8, kComputeMinor = 9;
+// Which GPU is played: tests set these variables for a whole process, as a GPU is there for a whole process.
+std::string played(const char *variable, const char *usual) {
+  const char *value = std::getenv(variable);
+  return value ? value : usual;
+}
+
+const std::string kName = played("CUDA_DOUBLE_NAME", "stand-in driver (no GPU)");
+const std::string kCapability = played("CUDA_DOUBLE_CAPABILITY", "8.9");
 
 const std::map<int, int> kAttributes = {
-    {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, kComputeMajor},
-    {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, kComputeMinor},
+    {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, std::stoi(kCapability)},
+    {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, std::stoi(kCapability.substr(kCapability.find('.') + 1))},
     {CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32},
     {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024},
-    {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 1},
+    {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, std::stoi(played("CUDA_DOUBLE_MULTIPROCESSORS", "1"))},
     {CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1},
     {CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED, 1},
     {CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 1},
@@ -70,6 +77,11 @@ const std::pair<const char *, const char *> *find_error(CUresult error) {
 
 }  // namespace
 
+int driver_version() {
+  static const int version = std::stoi(played("CUDA_DOUBLE_DRIVER", "13000"));
+  return version;
+}
+
 CUcontext primary_context() { return reinterpret_cast<CUcontext>(uintptr_t{0xC0}); }
 
 CUcontext current_context() {
@@ -98,7 +110,7 @@ CUresult CUDAAPI cuInit(unsigned flags) {
 CUresult CUDAAPI cuDriverGetVersion(int *version) {
   return api("cuDriverGetVersion", kBeforeInit, "", [&](Lock &) -> CUresult {
     if (!version) return CUDA_ERROR_INVALID_VALUE;
-    *version = kDriverVersion;
+    *version = driver_version();
     return CUDA_SUCCESS;
   });
 }
@@ -132,7 +144,7 @@ CUresult CUDAAPI cuDeviceGet(CUdevice *device, int ordinal) {
 
 CUresult CUDAAPI cuDeviceGetName(char *name, int length, CUdevice) {
   return api("cuDeviceGetName", kWithoutContext, "", [&](Lock &) -> CUresult {
-    std::snprintf(name, length, "stand-in driver (no GPU)");
+    std::snprintf(name, length, "%s", kName.c_str());
     return CUDA_SUCCESS;
   });
 }

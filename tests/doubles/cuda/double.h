@@ -241,6 +241,7 @@ struct ThreadState {
 
 State &state();
 ThreadState &thread_state();
+int driver_version();  // as cuDriverGetVersion counts
 CUcontext primary_context();
 CUcontext current_context();
 

@@ -54,7 +54,7 @@ const Symbol kSymbols[] = {
     SYMBOL(cuGraphReleaseUserObject, 11030),
 };
 
-// The newest signature that is not newer than the caller's headers.
+// The newest signature that is not newer than the caller's headers, nor than the driver that is played.
 const Symbol *find_symbol(const std::string &name, int version) {
   const Symbol *best = nullptr;
   for (const Symbol &symbol : kSymbols)
@@ -66,7 +66,7 @@ const Symbol *find_symbol(const std::string &name, int version) {
 
 CUresult CUDAAPI cuGetProcAddress(const char *name, void **function, int version, cuuint64_t,
                                   CUdriverProcAddressQueryResult *status) {
-  const Symbol *symbol = find_symbol(name, version);
+  const Symbol *symbol = find_symbol(name, std::min(version, driver_version()));
   *function = symbol ? symbol->function : nullptr;
   if (status) *status = symbol ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
   return symbol ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
