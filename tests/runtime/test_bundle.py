@@ -122,9 +122,7 @@ def test_a_bundle_of_other_contracts_is_told_before_a_network_is_loaded(bundle: 
         del data["contracts"]["unet"]["outputs"][-1]
 
     edit(bundle, older)
-    with pytest.raises(
-        BundleError, match="other inputs or outputs than this version"
-    ):
+    with pytest.raises(BundleError, match="other inputs or outputs than this version"):
         Bundle.open(bundle)
 
 

@@ -22,7 +22,7 @@ from typing import Literal
 
 from instantrt.errors import MissingExtraError, WheelError
 
-COMMON_OPTIONS = ("device", "weight_budget_bytes")
+COMMON_OPTIONS = ("device", "weight_budget_bytes", "residency")
 
 Use = Literal["run", "build"]
 
