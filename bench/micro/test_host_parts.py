@@ -25,6 +25,7 @@ from instantrt.engine.onnxruntime import import_onnxruntime
 from instantrt.engine.tensorrt_log import TensorRTLog
 from instantrt.finite import all_finite
 from instantrt.noise import TorchGenerator
+from instantrt.residency import Residency
 from instantrt.samplers import SAMPLERS, SchedulerConfig, step_table
 from instantrt_nano.tokenizer import END, write_tokenizer
 
@@ -123,6 +124,7 @@ class _IdleEngine:
 class _IdleTarget:
     name = "idle"
     warnings = ()
+    residency: Residency = "resident"
 
     def __init__(self) -> None:
         self.device = HostDevice()

@@ -21,7 +21,7 @@ PRODUCTS = (*MATRIX_PRODUCTS, "Conv", "ConvTranspose")
 FP32_NETWORKS = {
     "face_detector": "small and run once; its thresholds were set in fp32",
     "face_encoder": "small and run once; identity is decided by its digits",
-    "vae_decoder": "the stock SDXL VAE overflows in fp16; its checkpoint says so with force_upcast",
+    "vae_decoder": "exported with --vae-precision fp32: its numbers may be too large for fp16",
 }
 
 # Operators that alone may form an fp32 island in an fp16 network, by the build option that asks for it.

@@ -12,18 +12,11 @@ from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract, TensorSpec
 from instantrt.engine.flavours import FLAVOURS
 from instantrt.errors import RequestError
+from instantrt.memory import ONE_BY_ONE, RESERVE_BYTES, DeviceMemory, NetworkMemory, device_memory
 from instantrt.plan import Plan, PlanError, open_plan, plan_path
+from instantrt.residency import RESIDENCIES, Residency
 from instantrt_engines.cost import Cost, cost_of
 from instantrt_engines.graph import ShapedGraph, load_graph
-from instantrt_engines.memory import (
-    ONE_BY_ONE,
-    RESERVE_BYTES,
-    DeviceMemory,
-    Fit,
-    NetworkMemory,
-    device_memory,
-    fit_into,
-)
 from instantrt_engines.profiles import TIMESTEPS, ShapeOptions, check_within
 
 PRECISIONS: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
@@ -75,20 +68,45 @@ class NetworkReport:
         """Its share of the device memory, if the plan holds the report's sizes and tells."""
         if self.plan is None or self.activation_bytes is None:
             return None
-        record = self.plan.record
-        return NetworkMemory(
-            self.contract,
-            record.identity.profiles,
-            self.device_weight_bytes,
-            max(record.activation_bytes),
-            bool(record.identity.options.get("weight_streaming")),
-        )
+        return NetworkMemory.of(self.plan, self.cost.weight_bytes)
 
     @property
     def device_weight_bytes(self) -> int:
         """Device memory of the weights: the builder's figure, else the ONNX file's."""
         built = None if self.plan is None else self.plan.record.weight_bytes
         return self.cost.weight_bytes if built is None else built
+
+
+@dataclass(frozen=True)
+class ResidencyFit:
+    """Whether a bundle's plans fit when they are loaded in one way.
+
+    Args:
+        residency: how long weights stay loaded.
+        fits: whatever shapes are asked for.
+        needed_bytes: the most that is needed.
+        one_shape_bytes: what requests of one shape need.
+        weight_budget_bytes: for ``streaming`` where it fits: the budget of each network that streams.
+    """
+
+    residency: Residency
+    fits: bool
+    needed_bytes: int
+    one_shape_bytes: int
+    weight_budget_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What fits into so much device memory, from the fastest residency to the smallest."""
+
+    vram_bytes: int
+    residencies: tuple[ResidencyFit, ...]
+
+    @property
+    def first(self) -> ResidencyFit | None:
+        """What ``auto`` takes on an empty device of that memory; None if nothing fits."""
+        return next((r for r in self.residencies if r.fits), None)
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,7 @@ class BundleReport:
         return device_memory(known, shape, self.bundle.precision)
 
     def fit(self, vram_bytes: int) -> Fit:
-        """Whether the plans fit into so much device memory with all weights loaded.
+        """Which residencies the plans fit with into so much device memory.
 
         Raises:
             RequestError: there are no plans that tell.
@@ -125,19 +143,37 @@ class BundleReport:
                 found="; ".join(problems[:3]),
                 hint=self._build_command(""),
             )
-        return fit_into(memory, vram_bytes, self._streamable)
+        budgets = {"streaming": memory.weight_budget_bytes(vram_bytes)}
+        return Fit(
+            vram_bytes,
+            tuple(
+                ResidencyFit(
+                    residency,
+                    memory.needed_bytes(residency) <= vram_bytes,
+                    memory.needed_bytes(residency),
+                    memory.one_shape_needed_bytes(residency),
+                    budgets.get(residency),
+                )
+                for residency in RESIDENCIES
+                if memory.has(residency)
+            ),
+        )
 
     def remedies(self, fit: Fit) -> tuple[str, ...]:
-        """What the user can do where it does not fit."""
+        """What the user can do where it does not fit with all weights loaded, the fastest first."""
         memory, remedies = self.memory, []
-        if memory is None or fit.fits:
+        if memory is None or (fit.first is not None and fit.first.residency == "resident"):
             return ()
-        if fit.weight_budget_bytes is not None:
-            load = f"load the bundle with `--weight-budget {fit.weight_budget_bytes} --eager`"
-            remedies.append(f"stream weights: {load}; what TensorRT itself needs for that is not counted")
-        elif len(self._streamable) < len(self.networks) and memory.beside_weights_bytes < fit.vram_bytes:
+        if fit.first is not None and fit.first.residency == "staged":
+            remedies.append("load the bundle with `--residency staged`; every request then loads weights anew")
+        elif fit.first is not None:
+            remedies.append(
+                "load the bundle with `--residency streaming`; what TensorRT itself needs for that is not counted"
+            )
+        if len(memory.streamable) < len(self.networks):
             build = self._build_command(" --weight-streaming")
-            remedies.append(f"stream weights: {build}, then load the bundle with `--weight-budget BYTES --eager`")
+            if memory.needed_bytes("streaming") - self._unstreamable_bytes(memory) <= fit.vram_bytes:
+                remedies.append(f"stream weights: {build}, then load the bundle with `--residency streaming`")
         largest = [most for n in self.networks if n.plan is not None for most in _largest_sizes(n.plan)]
         if any(symbol == "B" and size > 1 for symbol, size in largest):
             remedies.append(f"build plans for fewer slots: {self._build_command(' --slots 1')}")
@@ -146,9 +182,9 @@ class BundleReport:
             remedies.append(f"build plans for smaller pictures: {self._build_command(' --sizes WxH')}")
         return tuple(remedies)
 
-    @property
-    def _streamable(self) -> list[int]:
-        return [n.memory.weight_bytes for n in self.networks if n.memory is not None and n.memory.streams_weights]
+    @staticmethod
+    def _unstreamable_bytes(memory: DeviceMemory) -> int:
+        return sum(memory.weights.values()) - sum(memory.streamable)
 
     def _build_command(self, options: str) -> str:
         return f"`instantrt build {self.bundle.folder} --target {self.target or 'tensorrt-rtx'}{options}`"
@@ -187,7 +223,8 @@ def report_json(report: BundleReport, vram_bytes: int | None = None) -> dict[str
     }
     if vram_bytes is not None:
         fit = report.fit(vram_bytes)
-        data["fit"] = {"fits": fit.fits, **asdict(fit), "remedies": report.remedies(fit)}
+        first = None if fit.first is None else fit.first.residency
+        data["fit"] = {**asdict(fit), "auto": first, "remedies": report.remedies(fit)}
     return data
 
 
@@ -224,8 +261,12 @@ def _precision(graph: ShapedGraph) -> str:
 
 
 def _memory_json(memory: DeviceMemory) -> dict[str, Any]:
-    totals = {"total_bytes": memory.total_bytes, "one_shape_total_bytes": memory.one_shape_total_bytes}
-    return {**asdict(memory), "reserve_bytes": RESERVE_BYTES, **totals}
+    def needed(residency: Residency) -> dict[str, int]:
+        most, one_shape = memory.needed_bytes(residency), memory.one_shape_needed_bytes(residency)
+        return {"needed_bytes": most, "one_shape_bytes": one_shape}
+
+    residencies = {residency: needed(residency) for residency in RESIDENCIES if memory.has(residency)}
+    return {**asdict(memory), "reserve_bytes": RESERVE_BYTES, "residencies": residencies}
 
 
 def _largest_sizes(plan: Plan) -> Iterator[tuple[str, int]]:

@@ -9,10 +9,11 @@ from rich.table import Table
 
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, print_json
+from instantrt.memory import RESERVE_BYTES, DeviceMemory
 from instantrt.plan import describe_profile
+from instantrt.residency import RESIDENCIES
 from instantrt_engines.arguments import InspectOptions
 from instantrt_engines.inspect import BundleReport, Sizes, inspect_bundle, report_json
-from instantrt_engines.memory import RESERVE_BYTES, DeviceMemory
 from instantrt_engines.tables import megabytes, wide_console
 
 
@@ -52,14 +53,16 @@ def _memory_table(memory: DeviceMemory) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("device memory")
     table.add_column("MB", justify="right", no_wrap=True)
-    parts = {f"weights, {stage}": count for stage, count in memory.weights.items()} | {
-        "activations, one arena for all": memory.arena_bytes,
+    parts = {f"weights, {stage}": count for stage, count in memory.weights.items()}
+    parts |= {f"activations, {stage}": count for stage, count in memory.activations.items()}
+    parts |= {
         "inputs and outputs, one shape": memory.one_shape_bytes,
         "inputs and outputs, all kept shapes": memory.kept_bytes,
         "CUDA and TensorRT (assumed)": RESERVE_BYTES,
-        "in all, one shape": memory.one_shape_total_bytes,
-        "in all, all kept shapes": memory.total_bytes,
     }
+    for residency in filter(memory.has, RESIDENCIES):
+        parts[f"in all, {residency}, one shape"] = memory.one_shape_needed_bytes(residency)
+        parts[f"in all, {residency}, all kept shapes"] = memory.needed_bytes(residency)
     for part, count in parts.items():
         table.add_row(part, megabytes(count))
     return table
@@ -102,14 +105,15 @@ def _cost_table(report: BundleReport) -> Table:
 
 
 def print_fit(report: BundleReport, vram_bytes: int) -> None:
-    """Say whether it fits, by how much, and what can be done if not."""
+    """Say with which residency it fits, by how much, and what can be done if not with all weights loaded."""
     fit = report.fit(vram_bytes)
     say = partial(Console().print, highlight=False, soft_wrap=True, markup=False)
-    room, needed, one_shape = (f"{n / 1e9:.2f} GB" for n in (vram_bytes, fit.needed_bytes, fit.one_shape_bytes))
-    spare = f"{abs(vram_bytes - fit.needed_bytes) / 1e9:.2f} GB {'to spare' if fit.fits else 'too much'}"
-    verdict = "fits" if fit.fits else "does not fit"
-    say(f"{verdict} into {room} with all weights loaded: needs at most {needed}, {spare}")
-    if not fit.fits and fit.one_shape_bytes <= vram_bytes:
-        say(f"it fits as long as all requests have this one shape: needs {one_shape}")
+    room = f"{vram_bytes / 1e9:.2f} GB"
+    for one in fit.residencies:
+        spare = f"{abs(vram_bytes - one.needed_bytes) / 1e9:.2f} GB {'to spare' if one.fits else 'too much'}"
+        verdict = "fits" if one.fits else "does not fit"
+        say(f"{one.residency}: {verdict} into {room}: needs at most {one.needed_bytes / 1e9:.2f} GB, {spare}")
+        if not one.fits and one.one_shape_bytes <= vram_bytes:
+            say(f"  it fits as long as all requests have this one shape: needs {one.one_shape_bytes / 1e9:.2f} GB")
     for remedy in report.remedies(fit):
         say(f"To do: {remedy}")

@@ -26,6 +26,7 @@ class ExportOptions:
     faces: str | None = None
     revision: str | None = None
     precision: Precision = "fp32"
+    vae_precision: Precision | None = None
     size: tuple[int, int] | None = None
     max_size: tuple[int, int] | None = None
     min_size: tuple[int, int] | None = None
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faces", help="folder of the face networks; default: antelopev2/ or faces/ in the checkpoint")
     parser.add_argument("--revision", help="revision of hub ids")
     parser.add_argument("--precision", choices=("fp32", "fp16"), help="fp32 for CPUs, fp16 for GPUs")
+    parser.add_argument("--vae-precision", choices=("fp32", "fp16"), help="of the VAE alone; default: --precision")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="picture size; default: the checkpoint's")
     parser.add_argument("--max-size", type=parse_size, metavar="WxH", help="accept sizes from --min-size up to this")
     parser.add_argument("--min-size", type=parse_size, metavar="WxH", help="smallest size, with --max-size")

@@ -32,6 +32,7 @@ def write_bundle(
     precision: Precision = "fp32",
     only: Sequence[str] | None = None,
     check_parity: bool = True,
+    vae_precision: Precision | None = None,
     progress: ExportProgress = lambda _name, _done, _total: None,
 ) -> list[ExportedNetwork]:
     """Exports networks into the bundle ``out``: options as of :func:`export_bundle`.
@@ -64,6 +65,7 @@ def write_bundle(
             precision=precision,
             only=names,
             check_parity=check_parity,
+            vae_precision=vae_precision,
             usual_size=sizes.default,
             progress=progress,
         )

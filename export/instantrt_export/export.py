@@ -61,6 +61,7 @@ def export_bundle(
     precision: Precision = "fp32",
     only: Iterable[str] | None = None,
     check_parity: bool = True,
+    vae_precision: Precision | None = None,
     usual_size: tuple[int, int] | None = None,
     progress: ExportProgress = lambda _name, _done, _total: None,
 ) -> list[ExportedNetwork]:
@@ -76,6 +77,7 @@ def export_bundle(
         only: names of the networks to export, all by default.
         check_parity: compare every network with its torch module in fp32, on random inputs and on such as a request
             gives it.
+        vae_precision: of the VAE's decoder; ``precision`` by default.
         usual_size: width and height of most requests' pictures; by default the size that graphs are traced with.
         progress: called with (network, networks done, networks in all) before each network, and once after the last.
 
@@ -91,7 +93,8 @@ def export_bundle(
     exported = []
     for done, contract in enumerate(contracts):
         progress(contract.name, done, len(contracts))
-        exported.append(_export_network(checkpoint, contract, out / "onnx", shapes, precision, requests))
+        own = vae_precision or precision if contract.name == "vae_decoder" else precision
+        exported.append(_export_network(checkpoint, contract, out / "onnx", shapes, own, requests))
         gc.collect()  # an exported program holds its module in reference cycles
     write_tokenizers(checkpoint, out)
     progress("", len(contracts), len(contracts))

@@ -165,8 +165,9 @@ def _require_finite(network: str, outputs: Mapping[str, Array]) -> None:
 
 
 def _hint(network: str) -> str:
-    upcast = ", or set force_upcast to true in vae/config.json" if network == "vae_decoder" else ""
-    return f"export with --precision fp32{upcast}"
+    if network != "vae_decoder":
+        return "export with --precision fp32"
+    return "set force_upcast to true in vae/config.json, or export with --vae-precision fp32"
 
 
 def torch_outputs(module: nn.Module, contract: NetworkContract, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -35,6 +35,7 @@ def run_export(options: ExportOptions) -> ExitStatus:
             precision=options.precision,
             only=options.only,
             check_parity=options.parity,
+            vae_precision=options.vae_precision,
             progress=lambda name, done, total: display.show("export", done, total, name),
         )
     if options.json:

@@ -43,6 +43,10 @@ class BoundedCache(Generic[Key, Value]):
         self._shrink(self._capacity)
         return value
 
+    def values(self) -> list[Value]:
+        """All that is kept, the oldest first."""
+        return list(self._values.values())
+
     def clear(self) -> None:
         """Release everything; may be called more than once."""
         self._shrink(0)

@@ -38,6 +38,7 @@ LOOP_NETWORKS = ("identitynet", "unet")  # in this order, once per call
 # After each call the unet's outputs become its next inputs.
 CARRIED = (("next_latents", "latents"), ("next_history", "history"), ("next_step", "step"))
 
+MAX_LOOPS = 4  # shapes whose buffers, and graphs where weights stay loaded, are kept
 IN_FLIGHT = 4  # launched calls that may be unfinished: enough to hide the polling below, few enough to cancel soon
 POLL_S = 100e-6  # between two looks at an unfinished call; a call of SDXL takes 10 ms or more
 
@@ -140,13 +141,23 @@ class DenoiseLoop:
         precision: the bundle's network dtype.
         shape: slots, guidance batch and picture size.
         eager: put every call on the stream anew instead of launching a captured graph, for debugging.
+        loaded: load the engines at once; without, :meth:`load` is to be called before :meth:`launch`.
     """
 
     def __init__(
-        self, target: Target, dims: ModelDims, precision: Precision, shape: LoopShape, *, eager: bool = False
+        self,
+        target: Target,
+        dims: ModelDims,
+        precision: Precision,
+        shape: LoopShape,
+        *,
+        eager: bool = False,
+        loaded: bool = True,
     ) -> None:
         self.shape = shape
+        self._target, self._eager = target, eager
         self._device: Device = target.device
+        self._engines: tuple[Engine, ...] = ()
         contracts = network_contracts(dims)
         specs = _loop_specs(contracts["identitynet"].inputs, contracts["unet"].inputs, contracts["unet"].outputs)
         with ExitStack() as owned:
@@ -157,14 +168,32 @@ class DenoiseLoop:
                 for name, spec in specs.items()
             }
             self._marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
+            self._loaded = owned.enter_context(ExitStack())
+            if loaded:
+                self.load()
+            self._owned = owned.pop_all()
+
+    def load(self) -> None:
+        """Load the engines and capture the graph, unless that is done. Outputs of the networks may be overwritten.
+
+        A graph is legal as long as the contexts that it captured: whenever these are made anew, so is the graph.
+        """
+        if self._engines:
+            return
+        with ExitStack() as loaded:
             self._engines = tuple(
-                owned.enter_context(closing(target.load(name, shape.symbols))) for name in LOOP_NETWORKS
+                loaded.enter_context(closing(self._target.load(name, self.shape.symbols))) for name in LOOP_NETWORKS
             )
+            loaded.callback(self._forget_engines)
             for engine in self._engines:
                 self._bind(engine)
-                engine.warm_up(self._device.stream, capture=not eager)
-            self._launch = self._step if eager else self._captured(owned)
-            self._owned = owned.pop_all()
+                engine.warm_up(self._device.stream, capture=not self._eager)
+            self._launch = self._step if self._eager else self._captured(loaded)
+            self._loaded.push(loaded.pop_all())
+
+    def unload(self) -> None:
+        """Release graph and engines, and with the last loop the networks' weights; buffers and contents stay."""
+        self._loaded.close()
 
     @property
     def latents_buffer(self) -> Buffer:
@@ -241,6 +270,9 @@ class DenoiseLoop:
     def close(self) -> None:
         """Release graph, engines and buffers; may be called more than once."""
         self._owned.close()
+
+    def _forget_engines(self) -> None:
+        self._engines = ()
 
     def _captured(self, owned: ExitStack) -> Callable[[], None]:
         return owned.enter_context(closing(self._device.capture(self._step))).launch

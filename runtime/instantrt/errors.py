@@ -96,11 +96,12 @@ class NotFiniteError(EngineError):
     code = "not_finite"
 
     def __init__(self, network: str, where: str) -> None:
+        option = "--vae-precision" if network == "vae_decoder" else "--precision"
         super().__init__(
             f"{network} gave values that are not finite numbers",
             found=where,
             hint="the weights are damaged, or too large for fp16: check the checkpoint and export it again, "
-            "with `--precision fp32` if it was fp16",
+            f"with `{option} fp32` if it was fp16",
         )
         self.network = network
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,20 +17,30 @@ from instantrt.bundle import Bundle
 from instantrt.cache import BoundedCache
 from instantrt.conditioning.cached_faces import CachedFaceStage
 from instantrt.conditioning.conditions import Conditions
-from instantrt.denoise import IN_FLIGHT, DenoiseLoop, LoopShape, LoopTimes, Progress, SlotInputs
+from instantrt.contracts import Stage
+from instantrt.denoise import (
+    IN_FLIGHT,
+    MAX_LOOPS,
+    DenoiseLoop,
+    LoopRun,
+    LoopShape,
+    LoopTimes,
+    Progress,
+    SlotInputs,
+)
+from instantrt.device import Buffer
 from instantrt.diagnosis import not_finite_error
 from instantrt.engine import Target, TargetOptions
 from instantrt.finite import all_finite, require_finite
 from instantrt.network import Network
 from instantrt.prepare import Preparation, Prepared, request_table
 from instantrt.request import GenerateRequest
+from instantrt.residency import Loading, ResidencyOption
 from instantrt.result import GenerateResult, Timings
 from instantrt.slots import first_accepted, slot_inputs
 from instantrt.stages import StageClock
 from instantrt.targets import open_target
 from instantrt.turns import Turns
-
-MAX_LOOPS = 4  # shapes whose engines, buffers and graphs are kept
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,17 @@ class _Batch:
     latents_per_call: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """A batch of slots whose network calls are on the stream; ``kept`` are the latents after each of them, if asked."""
+
+    batch: list[SlotInputs]
+    calls: int
+    run: LoopRun
+    kept: list[npt.NDArray[np.float32]]
+    options: RunOptions
+
+
 class InstantID:
     """Generates pictures of a person from a bundle. Use :meth:`load`; usable as a context manager.
 
@@ -72,15 +94,17 @@ class InstantID:
     def __init__(self, bundle: Bundle, target: Target, *, eager: bool = False) -> None:
         self.bundle = bundle
         self._target = target
-        self._eager = eager
+        self._eager = eager or target.residency == "streaming"  # copying weights cannot be captured
+        self._staged = target.residency == "staged"
         self._turns = Turns("the pipeline")
         self._loops: BoundedCache[LoopShape, DenoiseLoop] = BoundedCache(MAX_LOOPS, DenoiseLoop.close)
         with ExitStack() as owned:
             owned.callback(target.close)
             self._clock = owned.enter_context(closing(StageClock(target.device)))
-            self.conditions = owned.enter_context(closing(Conditions(bundle, target)))
-            self._preparation = owned.enter_context(Preparation(bundle, target))
-            vae = Network(target, bundle.contracts["vae_decoder"], bundle.precision)
+            on_demand: Loading | None = partial(self._clock.stage, "load") if self._staged else None
+            self.conditions = owned.enter_context(closing(Conditions(bundle, target, on_demand)))
+            self._preparation = owned.enter_context(Preparation(bundle, target, on_demand))
+            vae = Network(target, bundle.contracts["vae_decoder"], bundle.precision, on_demand)
             self._vae = owned.enter_context(closing(vae))
             owned.callback(self._loops.clear)
             self._owned = owned.pop_all()
@@ -95,6 +119,7 @@ class InstantID:
         device: int | None = None,
         weight_budget_bytes: int | None = None,
         runtime_cache: Path | None = None,
+        residency: ResidencyOption | None = None,
         eager: bool = False,
     ) -> InstantID:
         """Open a bundle and load its networks.
@@ -109,16 +134,22 @@ class InstantID:
                 rest stays on the host. None keeps all on the device (TensorRT targets only).
             runtime_cache: folder for kernels that were compiled on this machine; None takes the plans' own folder
                 (``tensorrt-rtx`` only).
+            residency: how long weights stay loaded, see :data:`instantrt.residency.RESIDENCIES`. None and ``resident``
+                load all of them once. ``staged`` loads those of conditioning, denoise and decode in turn, for which
+                every request pays (``stages_ms["load"]``). ``streaming`` keeps in host memory what does not fit
+                (TensorRT targets; plans must be built with ``--weight-streaming``; implies ``eager``). ``auto`` takes
+                the first of these that fits into the memory that is free now (TensorRT targets only).
             eager: put each step on the stream anew instead of replaying a captured graph, for debugging.
 
         Raises:
             BundleError: the folder is not a complete, unaltered bundle.
             PlanError: a plan is missing, altered, or made for something else.
             MissingExtraError: the target's packages are not installed.
+            DeviceError: there is no such GPU, or not enough free memory.
             RequestError: an unknown target, or an option that it lacks.
         """
         opened = Bundle.open(bundle)
-        options = TargetOptions(threads, device, weight_budget_bytes, runtime_cache)
+        options = TargetOptions(threads, device, weight_budget_bytes, runtime_cache, residency)
         return cls(opened, open_target(target, opened, options), eager=eager)
 
     def generate(
@@ -156,6 +187,7 @@ class InstantID:
         """
         with self._turns.take():
             self._clock.restart()
+            self._enter("conditioning")
             prepared = self._preparation.prepare(request, self._clock.stage)
             return self._generate(prepared, RunOptions(progress, cancelled, keep_latents))
 
@@ -163,6 +195,7 @@ class InstantID:
         """Only the photo and face stages of a request."""
         with self._turns.take():
             self._clock.restart()
+            self._enter("conditioning")
             return self._preparation.prepare(request, self._clock.stage)
 
     @property
@@ -194,9 +227,9 @@ class InstantID:
             loop = self._loop(request, prepared.width, prepared.height)
         slots, warnings = slot_inputs(self.bundle, self.conditions, prepared, table, loop.shape.guidance_batch, stage)
         batches = [slots[i : i + loop.shape.slots] for i in range(0, len(slots), loop.shape.slots)]
-        made = [
-            self._denoise(loop, batch, options.of_batch(number, len(batches))) for number, batch in enumerate(batches)
-        ]
+        runs = [(batch, options.of_batch(number, len(batches))) for number, batch in enumerate(batches)]
+        make = self._make_in_stages if self._staged else self._make
+        made = make(loop, runs)
         return GenerateResult(
             np.concatenate([batch.pixels for batch in made]),
             np.concatenate([batch.latents for batch in made]),
@@ -207,10 +240,62 @@ class InstantID:
             np.concatenate([batch.latents_per_call for batch in made], axis=1) if options.keep_latents else None,
         )
 
-    def _denoise(self, loop: DenoiseLoop, batch: list[SlotInputs], options: RunOptions) -> _Batch:
-        """Load slots, launch the loop, decode. Nothing is waited for before all work is on the stream."""
-        stage, device, calls = self._clock.stage, self._target.device, max(len(inputs.table.rows) for inputs in batch)
-        with stage("upload"):
+    def _enter(self, stage: Stage) -> None:
+        """Free the weights of the other stages, if stages take turns."""
+        if not self._staged:
+            return
+        with self._clock.stage("load"):
+            if stage != "conditioning":
+                self._preparation.unload()
+                self.conditions.unload()
+            if stage != "denoise":
+                for loop in self._loops.values():
+                    loop.unload()
+            if stage != "decode":
+                self._vae.unload()
+
+    def _make(self, loop: DenoiseLoop, runs: list[tuple[list[SlotInputs], RunOptions]]) -> list[_Batch]:
+        """Load slots, launch the loop, decode. Nothing is waited for before all of a batch's work is on the stream."""
+        made = []
+        for batch, options in runs:
+            launched = self._launch(loop, batch, options)
+            decoded = self._decode(loop)
+            times = launched.run.finish()
+            pixels, latents, magnitude = self._download(
+                [decoded["images"], loop.latents_buffer, decoded["magnitude"]], len(batch)
+            )
+            self._require_finite(loop, launched, latents)
+            require_finite("vae_decoder", "images", magnitude)
+            made.append(_Batch(pixels, latents, times, np.array(launched.kept, np.float32)))
+        return made
+
+    def _make_in_stages(self, loop: DenoiseLoop, runs: list[tuple[list[SlotInputs], RunOptions]]) -> list[_Batch]:
+        """All loops, then all pictures: each stage's weights are loaded once, however many batches there are."""
+        self._enter("denoise")
+        with self._clock.stage("load"):
+            loop.load()
+        denoised = []
+        for batch, options in runs:
+            launched = self._launch(loop, batch, options)
+            times = launched.run.finish()
+            (latents,) = self._download([loop.latents_buffer], loop.shape.slots)
+            self._require_finite(loop, launched, latents[: len(batch)])
+            denoised.append(_Batch(np.empty(0, np.uint8), latents, times, np.array(launched.kept, np.float32)))
+        self._enter("decode")
+        made = []
+        for (batch, _), before in zip(runs, denoised, strict=True):
+            with self._clock.stage("upload"):
+                self._target.device.upload(before.latents, loop.latents_buffer)
+            decoded = self._decode(loop)
+            pixels, magnitude = self._download([decoded["images"], decoded["magnitude"]], len(batch))
+            require_finite("vae_decoder", "images", magnitude)
+            made.append(replace(before, pixels=pixels, latents=before.latents[: len(batch)]))
+        return made
+
+    def _launch(self, loop: DenoiseLoop, batch: list[SlotInputs], options: RunOptions) -> _Launched:
+        """Load slots and put all network calls on the stream."""
+        calls = max(len(inputs.table.rows) for inputs in batch)
+        with self._clock.stage("upload"):
             for slot, inputs in enumerate(batch):
                 loop.load_slot(slot, inputs)
         kept: list[npt.NDArray[np.float32]] = []
@@ -220,25 +305,28 @@ class InstantID:
             options.report(done, total)
 
         on_call, in_flight = (keep, 1) if options.keep_latents else (options.progress, IN_FLIGHT)
-        with stage("denoise"):
+        with self._clock.stage("denoise"):
             run = loop.launch(calls, on_call, options.cancelled, in_flight)
-        with stage("decode"):
-            decoded = self._vae.run({"latents": loop.latents_buffer})
-        times = run.finish()
-        with stage("download"):
-            pixels, latents, magnitude = (
-                values[: len(batch)]
-                for values in device.download_all([decoded["images"], loop.latents_buffer, decoded["magnitude"]])
-            )
+        return _Launched(batch, calls, run, kept, options)
+
+    def _decode(self, loop: DenoiseLoop) -> dict[str, Buffer]:
+        with self._clock.stage("decode"):
+            return self._vae.run({"latents": loop.latents_buffer})
+
+    def _download(self, buffers: list[Buffer], slots: int) -> list[npt.NDArray[Any]]:
+        with self._clock.stage("download"):
+            return [values[:slots] for values in self._target.device.download_all(buffers)]
+
+    def _require_finite(self, loop: DenoiseLoop, launched: _Launched, latents: npt.NDArray[np.float32]) -> None:
         if not all_finite(latents):
-            raise not_finite_error(device, loop, batch, calls, options.cancelled)
-        require_finite("vae_decoder", "images", magnitude)
-        return _Batch(pixels, latents, times, np.array(kept, np.float32))
+            device, cancelled = self._target.device, launched.options.cancelled
+            raise not_finite_error(device, loop, launched.batch, launched.calls, cancelled)
 
     def _loop(self, request: GenerateRequest, width: int, height: int) -> DenoiseLoop:
         shape = self._shape(request, width, height)
-        target, bundle, eager = self._target, self.bundle, self._eager
-        return self._loops.get(shape, lambda: DenoiseLoop(target, bundle.dims, bundle.precision, shape, eager=eager))
+        target, bundle = self._target, self.bundle
+        make = partial(DenoiseLoop, target, bundle.dims, bundle.precision, shape)
+        return self._loops.get(shape, partial(make, eager=self._eager, loaded=not self._staged))
 
     def _shape(self, request: GenerateRequest, width: int, height: int) -> LoopShape:
         """The shape nearest to the request's that the target has: rather idle slots than several batches."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -332,6 +333,41 @@ class Plan:
 
     def _command(self) -> str:
         return build_command(self.bundle, self.record.identity.target, self.record.identity.network)
+
+
+class VerifiedFile:
+    """A plan's file, opened and verified when it is first asked for, and the very same file whenever it is again.
+
+    Its digest is computed again only if the file was written to since: a plan of gigabytes would take seconds.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._file: BinaryIO | None = None
+        self._state: tuple[int, int, int] | None = None
+
+    def verified(self) -> BinaryIO:
+        """The open file; stays this object's.
+
+        Raises:
+            PlanError: ingredient ``file``.
+        """
+        if self._file is None or self._state != _state(self._file):
+            self.close()
+            self._file = self._plan.open_verified()
+            self._state = _state(self._file)
+        return self._file
+
+    def close(self) -> None:
+        """Close the file; may be called more than once."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _state(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def open_plan(bundle: Bundle, target: str, network: str) -> Plan:

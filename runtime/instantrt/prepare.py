@@ -24,6 +24,7 @@ from instantrt.conditioning.styles import apply_style
 from instantrt.engine import Target, TargetOptions
 from instantrt.network import Network
 from instantrt.request import MAX_SEED, RANDOM_SEED, GenerateRequest
+from instantrt.residency import Loading
 from instantrt.samplers import SchedulerConfig, StepTable, step_table
 from instantrt.targets import open_target
 
@@ -77,13 +78,14 @@ class Preparation:
     Args:
         bundle: brings the face networks and the allowed sizes.
         target: executes them; stays the caller's.
+        on_demand: as in :class:`Network`.
     """
 
-    def __init__(self, bundle: Bundle, target: Target) -> None:
+    def __init__(self, bundle: Bundle, target: Target, on_demand: Loading | None = None) -> None:
         self._sizes = bundle.manifest.sizes
         with ExitStack() as owned:
-            detector, encoder = (
-                owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision)))
+            self._networks = detector, encoder = tuple(
+                owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision, on_demand)))
                 for name in ("face_detector", "face_encoder")
             )
             self.faces = CachedFaceStage(FaceStage(bundle.dims, detector, encoder))
@@ -131,6 +133,11 @@ class Preparation:
             identity = identity_from_photos(self.faces, photo, pose, width, height)
         seed = secrets.randbelow(MAX_SEED + 1) if request.seed == RANDOM_SEED else request.seed
         return Prepared(request, prompt, negative_prompt, seed, width, height, identity)
+
+    def unload(self) -> None:
+        """Release face networks that are loaded on demand."""
+        for network in self._networks:
+            network.unload()
 
     def close(self) -> None:
         """Release the face networks; may be called more than once."""

@@ -17,42 +17,58 @@ class StageClock:
 
     A stage lasts from the moment the stream has done everything put on it before the stage to the moment it has done
     everything put on it during the stage. For stages of the host alone, with an idle stream, that is the host's time.
+    A stage inside another one, such as loading a network in the middle of its stage, is not counted in that one.
     Events are kept and used again by the next request.
     """
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._events: list[Event] = []
-        self._stages: list[str] = []
+        self._stages: list[tuple[str, int, list[int]]] = []  # name, its pair of events, those of stages inside it
+        self._open: list[list[int]] = []  # of each stage under way, the pairs of stages inside it
+        self._used = 0
 
     def restart(self) -> None:
         """Forget the stages so far."""
         self._stages.clear()
+        self._open.clear()
+        self._used = 0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A stage; several of one name are added up. One that raises is not counted."""
-        begin, end = self._pair(len(self._stages))
+        index, inside = self._used, list[int]()
+        self._used += 1
+        begin, end = self._pair(index)
         self._device.stream.record(begin)
-        with named_range(name):
-            yield
+        self._open.append(inside)
+        try:
+            with named_range(name):
+                yield
+        finally:
+            self._open.pop()
         self._device.stream.record(end)
-        self._stages.append(name)
+        self._stages.append((name, index, inside))
+        if self._open:
+            self._open[-1].append(index)
 
     def read_ms(self) -> dict[str, float]:
-        """Milliseconds by stage, in the order of their first appearance. Waits for the last stage's end."""
+        """Milliseconds by stage, in the order in which they first ended. Waits for the last stage's end."""
         total: dict[str, float] = {}
-        for index, name in enumerate(self._stages):
-            begin, end = self._pair(index)
-            while not end.is_done:
-                sleep(POLL_S)
-            total[name] = total.get(name, 0.0) + end.ms_since(begin)
+        for name, index, inside in self._stages:
+            total[name] = total.get(name, 0.0) + self._ms(index) - sum(map(self._ms, inside))
         return total
 
     def close(self) -> None:
         """Release the events; may be called more than once."""
         while self._events:
             self._events.pop().close()
+
+    def _ms(self, index: int) -> float:
+        begin, end = self._pair(index)
+        while not end.is_done:
+            sleep(POLL_S)
+        return end.ms_since(begin)
 
     def _pair(self, index: int) -> tuple[Event, Event]:
         while len(self._events) < 2 * index + 2:

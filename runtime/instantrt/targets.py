@@ -37,7 +37,10 @@ def check_target(name: str, options: TargetOptions) -> None:
     """
     if not isinstance(name, str) or name not in TARGETS:
         raise RequestError("unknown target", found=shown(name), hint=f"use one of: {', '.join(TARGETS)}")
-    options.check(name, FLAVOURS[name].options if name in FLAVOURS else OnnxRuntimeTarget.options)
+    if name in FLAVOURS:
+        options.check(name, FLAVOURS[name].options)
+    else:
+        OnnxRuntimeTarget.check(options)
 
 
 def open_target(name: str, bundle: Bundle, options: TargetOptions) -> Target:

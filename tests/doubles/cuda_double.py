@@ -128,7 +128,7 @@ class CudaDouble:
         self._library = library
         library.double_log_size.restype = ctypes.c_size_t
         library.double_log_copy.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t]
-        library.double_count.restype = library.double_live.restype = ctypes.c_uint64
+        library.double_count.restype = library.double_live.restype = library.double_peak.restype = ctypes.c_uint64
         library.double_fail.argtypes = [ctypes.c_char_p, ctypes.c_uint64, ctypes.c_int]
         library.double_set_memory_limit.argtypes = [ctypes.c_size_t]
         library.double_host_view.restype = ctypes.c_void_p
@@ -191,6 +191,10 @@ class CudaDouble:
     def live(self) -> dict[str, int]:
         """Live objects by kind. Memory whose free still waits on a stream is live."""
         return {kind: int(self._library.double_live(kind.encode())) for kind in LIVE}
+
+    def peak_bytes(self) -> int:
+        """The most device memory that was live at one time since the last call."""
+        return int(self._library.double_peak())
 
     def view(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         """GPU memory as a host array, for host functions that stand for kernels; not during other work."""

@@ -141,6 +141,7 @@ class TensorRTDouble:
     sources: dict[str, Source] = field(default_factory=dict)  # by the plan's SHA-256
     violations: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)  # networks whose arithmetic ran, in order
+    deserialized: list[str] = field(default_factory=list)  # networks whose plans were loaded, in order
     compiled: list[str] = field(default_factory=list)  # networks for which kernels had to be compiled
     kernels: list[tuple[str, str]] = field(default_factory=list)  # put on a stream: network, "general" or "specialised"
     not_capturable: set[str] = field(default_factory=set)
@@ -257,7 +258,11 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
                 return self._refuse("no CUDA context is current")
             if source.record.identity.options.get("version_compatible") and not self.engine_host_code_allowed:
                 return self._refuse("the plan holds host code, which was not allowed")
-            return ICudaEngine(source, self.logger)
+            engine = ICudaEngine(source, self.logger)
+            if not engine._load_weights():
+                return self._refuse("out of memory for the weights")
+            double.deserialized.append(source.network)
+            return engine
 
         def _refuse(self, why: str) -> None:
             self.logger.log(trt.ILogger.ERROR, f"double: {why}")
@@ -271,6 +276,23 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             self._contexts: weakref.WeakSet[IExecutionContext] = weakref.WeakSet()
             self._budget = self.streamable_weights_size
             self._refitted = not source.record.identity.options.get("strip_weights", False)
+            self._weights: int | None = None
+
+        def __del__(self) -> None:
+            self._free_weights()
+
+        def _load_weights(self) -> bool:
+            """Take as much device memory as the weights do that are not streamed."""
+            self._free_weights()
+            nbytes = (self._source.record.weight_bytes or 0) - self.streamable_weights_size + self._budget
+            code, address = driver.cuMemAlloc(max(nbytes, 1))
+            self._weights = int(address) if code == driver.CUresult.CUDA_SUCCESS else None
+            return self._weights is not None
+
+        def _free_weights(self) -> None:
+            if self._weights is not None:
+                driver.cuMemFree(self._weights)
+                self._weights = None
 
         @property
         def num_io_tensors(self) -> int:
@@ -302,7 +324,9 @@ def doubled_module(double: TensorRTDouble) -> ModuleType:
             if len(self._contexts):
                 self._log("the weight streaming budget cannot change while there are execution contexts")
             elif 0 <= value <= self.streamable_weights_size:
-                self._budget = value
+                before, self._budget = self._budget, value
+                if not self._load_weights():
+                    self._budget = before
 
         def get_tensor_name(self, index: int) -> str:
             return list(self._source.tensors)[index]

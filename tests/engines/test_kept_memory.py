@@ -1,4 +1,4 @@
-"""The estimate of kept inputs and outputs is what the runtime really keeps, byte by byte, on the stand-in driver."""
+"""The estimate of device memory is what the runtime really keeps, byte by byte, on the stand-in driver."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ pytest.importorskip("cuda.core", reason="needs cuda-core")
 
 from instantrt import GenerateRequest, InstantID
 from instantrt.bundle import Bundle
+from instantrt.memory import RESERVE_BYTES, DeviceMemory, call_bytes, loop_bytes
 from instantrt.network import MAX_SHAPES
 from instantrt_engines.inspect import Sizes, inspect_bundle
-from instantrt_engines.memory import DeviceMemory, call_bytes, loop_bytes
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble
@@ -83,7 +83,7 @@ def skipped_bytes(bundle: Path) -> int:
 def test_one_shape_keeps_what_is_estimated(runs: Runs, estimate: DeviceMemory, planned_bundle: Path) -> None:
     for steps in MOST_STEPS:
         runs.run(**LARGEST, **steps)
-    expected = estimate.arena_bytes + estimate.one_shape_bytes - skipped_bytes(planned_bundle)
+    expected = estimate.one_shape_needed_bytes("resident") - RESERVE_BYTES - skipped_bytes(planned_bundle)
     assert runs.kept_bytes() == expected
 
 
@@ -94,10 +94,10 @@ def test_all_kept_shapes_keep_what_is_estimated_and_no_request_takes_more(
     shapes = [{"B": b, "G": g, "H": SIDE_PX, "W": SIDE_PX} for b, g in product((1, 2, 3, 4), (1, 2))]
     for shape in sorted(shapes, key=lambda shape: loop_bytes(contracts, "fp32", shape)):
         runs.run(samples=shape["B"], guidance_scale=5.0 if shape["G"] == 2 else 1.0, steps=4)
-        assert runs.kept_bytes() <= estimate.arena_bytes + estimate.kept_bytes
+        assert runs.kept_bytes() <= estimate.needed_bytes("resident") - RESERVE_BYTES
     for steps in MOST_STEPS:
         runs.run(**LARGEST, **steps)
-    most = estimate.arena_bytes + estimate.kept_bytes - skipped_bytes(planned_bundle)
+    most = estimate.needed_bytes("resident") - RESERVE_BYTES - skipped_bytes(planned_bundle)
     assert runs.kept_bytes() == most
     for shape in shapes:
         runs.run(samples=shape["B"], guidance_scale=5.0 if shape["G"] == 2 else 1.0, steps=30)

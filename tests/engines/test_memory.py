@@ -5,25 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles.small import DIMS
 from instantrt.contracts import loop_buffer, network_contracts
-from instantrt.network import MAX_SHAPES
-from instantrt.pipeline import MAX_LOOPS
-from instantrt.plan import Profile
-from instantrt_engines.memory import (
+from instantrt.denoise import MAX_LOOPS
+from instantrt.memory import (
     RESERVE_BYTES,
     DeviceMemory,
     NetworkMemory,
     call_bytes,
     device_memory,
-    fit_into,
     kept_bytes,
     loop_bytes,
 )
+from instantrt.network import MAX_SHAPES
+from instantrt.plan import Profile
 
 GB = 10**9
 CONTRACTS = network_contracts(DIMS)
@@ -33,7 +31,7 @@ SHAPE = {"B": 1, "G": 2, "H": 128, "W": 128}
 # About what SDXL needs in fp16: text 1.6, unet and identitynet 5.8 + 2.5, VAE 0.2.
 SDXL = DeviceMemory(
     {"conditioning": 2 * GB, "denoise": 8 * GB, "decode": GB // 5},
-    arena_bytes=GB // 3,
+    {"conditioning": GB // 20, "denoise": GB // 3, "decode": GB},
     one_shape_bytes=GB // 4,
     kept_bytes=GB,
 )
@@ -53,7 +51,7 @@ def profile(slots: int = 1, guidance_batch: int = 2, most_px: int = 128, least_p
     return {"B": (1, 1, slots), "G": (guidance_batch,) * 3, "H": side, "W": side}
 
 
-def test_weights_add_up_and_the_arena_is_the_largest() -> None:
+def test_weights_add_up_and_activations_are_the_largest() -> None:
     by_name = {n.contract.name: n for n in networks(profile())}
     shares = [
         replace(by_name["text_encoder"], weight_bytes=5, activation_bytes=100),
@@ -62,8 +60,12 @@ def test_weights_add_up_and_the_arena_is_the_largest() -> None:
     ]
     memory = device_memory(shares, SHAPE, "fp16")
     assert memory.weights == {"conditioning": 5, "denoise": 18, "decode": 0}
+    assert memory.activations == {"conditioning": 100, "denoise": 300, "decode": 0}
     assert memory.arena_bytes == 300
-    assert memory.total_bytes == 23 + 300 + memory.kept_bytes + RESERVE_BYTES
+    beside = memory.kept_bytes + RESERVE_BYTES
+    assert memory.needed_bytes("resident") == 23 + 300 + beside
+    assert memory.needed_bytes("staged") == 18 + 300 + beside
+    assert not memory.has("streaming")
 
 
 def test_the_loops_networks_share_buffers_except_each_networks_own() -> None:
@@ -83,7 +85,7 @@ def test_the_vae_reads_the_loops_latents_where_they_are() -> None:
 def test_one_static_plan_keeps_one_shape() -> None:
     memory = device_memory(networks(profile()), SHAPE, "fp16")
     assert memory.kept_bytes == memory.one_shape_bytes
-    assert memory.total_bytes == memory.one_shape_total_bytes
+    assert memory.needed_bytes("resident") == memory.one_shape_needed_bytes("resident")
 
 
 def test_of_many_shapes_the_largest_are_counted_as_often_as_the_runtime_keeps_them() -> None:
@@ -118,40 +120,42 @@ def test_conditioning_takes_pictures_one_by_one() -> None:
 def test_two_slots_need_more_than_one() -> None:
     ranged = networks(profile(slots=2))
     one, two = (device_memory(ranged, SHAPE | {"B": b}, "fp16") for b in (1, 2))
-    assert two.one_shape_total_bytes > one.one_shape_total_bytes
+    assert two.one_shape_needed_bytes("staged") > one.one_shape_needed_bytes("staged")
     assert replace(two, one_shape_bytes=one.one_shape_bytes) == one
 
 
-@pytest.mark.parametrize(
-    ("vram", "fits"), [(24 * GB, True), (SDXL.total_bytes, True), (SDXL.total_bytes - 1, False), (2 * GB, False)]
-)
-def test_it_fits_if_all_weights_and_all_kept_shapes_do(vram: int, fits: bool) -> None:
-    fit = fit_into(SDXL, vram, [])
-    assert fit.fits == fits
-    assert (fit.needed_bytes, fit.one_shape_bytes) == (SDXL.total_bytes, SDXL.total_bytes - 3 * GB // 4)
-    assert fit.weight_budget_bytes is None
+def test_staged_weights_need_the_largest_stage_with_its_own_activations() -> None:
+    decode_is_largest = replace(SDXL, activations={**SDXL.activations, "decode": 9 * GB})
+    beside = SDXL.kept_bytes + RESERVE_BYTES
+    assert SDXL.needed_bytes("staged") == 8 * GB + GB // 3 + beside
+    assert decode_is_largest.needed_bytes("staged") == GB // 5 + 9 * GB + beside
+    for memory in (SDXL, decode_is_largest):
+        assert memory.needed_bytes("staged") <= memory.needed_bytes("resident")
+        assert memory.needed_bytes("resident") - memory.one_shape_needed_bytes("resident") == 3 * GB // 4
 
 
-def test_a_budget_is_given_where_streaming_makes_it_fit() -> None:
-    streamable = [6 * GB, 2 * GB]
-    short = fit_into(SDXL, SDXL.total_bytes - GB, streamable)
-    assert (short.fits, short.weight_budget_bytes) == (False, 5 * GB)
-    both = fit_into(SDXL, SDXL.total_bytes - 7 * GB, streamable)
-    assert both.weight_budget_bytes == GB // 2
-    assert fit_into(SDXL, SDXL.total_bytes - 8 * GB, streamable).weight_budget_bytes is None
-    assert fit_into(SDXL, SDXL.total_bytes, streamable).weight_budget_bytes is None
+def test_streaming_needs_plans_for_it_and_room_for_all_else() -> None:
+    streams = replace(SDXL, streamable=(6 * GB, 2 * GB))
+    assert streams.has("streaming")
+    assert not SDXL.has("streaming")
+    assert streams.needed_bytes("streaming") == SDXL.needed_bytes("resident") - 8 * GB
+    needed = streams.needed_bytes("resident")
+    for lacking, budget in ((GB, 5 * GB), (7 * GB, GB // 2), (8 * GB, 0), (8 * GB + 1, None), (0, 6 * GB)):
+        assert streams.weight_budget_bytes(needed - lacking) == budget
+    assert SDXL.weight_budget_bytes(needed) is None
 
 
 @settings(deadline=None)
-@given(streamable=st.lists(st.integers(0, 10 * GB), max_size=4), lacking=st.integers(1, 20 * GB))
+@given(streamable=st.lists(st.integers(1, 10 * GB), min_size=1, max_size=4), lacking=st.integers(1, 20 * GB))
 def test_a_budget_is_the_largest_with_which_it_fits(streamable: list[int], lacking: int) -> None:
-    vram = SDXL.total_bytes - lacking
-    budget = fit_into(SDXL, vram, streamable).weight_budget_bytes
+    memory = replace(SDXL, streamable=tuple(streamable))
+    vram = memory.needed_bytes("resident") - lacking
+    budget = memory.weight_budget_bytes(vram)
 
     def needed(each: int) -> int:
-        return SDXL.total_bytes - sum(streamable) + sum(min(each, weights) for weights in streamable)
+        return memory.needed_bytes("streaming") + sum(min(each, weights) for weights in streamable)
 
     if budget is None:
-        assert needed(0) >= vram
+        assert needed(0) > vram
     else:
         assert needed(budget) <= vram < needed(budget + 1)

@@ -96,11 +96,13 @@ def test_inspect_reports_cost_and_memory(static: Path, capsys: pytest.CaptureFix
     assert networks["face_encoder"]["precision"] == "fp32"
     memory = report["memory"]
     records = [open_plan(Bundle.open(static), TARGET, name).record for name in networks]
-    assert memory["arena_bytes"] == max(max(record.activation_bytes) for record in records)
+    assert max(memory["activations"].values()) == max(max(record.activation_bytes) for record in records)
     assert sum(memory["weights"].values()) == sum(n["device_weight_bytes"] for n in networks.values())
     assert 0 < memory["one_shape_bytes"] < memory["kept_bytes"]
-    assert report["fit"]["fits"]
-    assert report["fit"]["needed_bytes"] == memory["total_bytes"]
+    assert report["fit"]["auto"] == "resident"
+    assert all(one["fits"] for one in report["fit"]["residencies"])
+    for one in report["fit"]["residencies"]:
+        assert one["needed_bytes"] == memory["residencies"][one["residency"]]["needed_bytes"]
     assert report["fit"]["remedies"] == []
 
 
@@ -139,9 +141,10 @@ def test_inspect_says_by_how_much_it_fits_or_not_and_what_to_do(static: Path, ca
 
     memory = inspect_bundle(Bundle.open(static), TARGET, Sizes(1, 2, 128, 128)).memory
     assert memory is not None
-    assert re.search(r"^fits into 8.00 GB with all weights loaded: needs at most .* to spare$", said(8 * 10**9), re.M)
-    short = said(memory.total_bytes - 1)
-    assert re.search(r"^does not fit into .* with all weights loaded: needs at most .* too much$", short, re.M)
+    assert re.search(r"^resident: fits into 8.00 GB: needs at most .* to spare$", said(8 * 10**9), re.M)
+    short = said(memory.needed_bytes("staged") - 1)
+    for residency in ("resident", "staged"):
+        assert re.search(rf"^{residency}: does not fit into .*: needs at most .* too much$", short, re.M)
     assert "it fits as long as all requests have this one shape" in short
     assert "--weight-streaming" in short
     assert "fewer slots" not in short, "the plans are for one slot"

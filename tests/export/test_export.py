@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
 from tokenizers import Tokenizer
 from transformers import CLIPTokenizer
 
@@ -233,11 +234,19 @@ def test_random_inputs_fill_the_contract(checkpoint: Checkpoint) -> None:
             assert len(np.unique(inputs[spec.name])) > 1
 
 
-def test_decoder_that_overflows_in_fp16_stays_fp32(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    for upcast, dtype in ((True, torch.float32), (False, torch.float16)):
-        config = {**checkpoint.vae_config, "force_upcast": upcast}
-        monkeypatch.setattr(Checkpoint, "vae_config", config)
-        assert {p.dtype for p in build_network("vae_decoder", checkpoint, torch.float16).parameters()} == {dtype}
+def test_the_decoder_has_a_precision_of_its_own(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for own, element in ((None, TensorProto.FLOAT16), ("fp32", TensorProto.FLOAT)):
+        (exported,) = export_bundle(
+            checkpoint,
+            tmp_path / str(own),
+            shapes=SHAPES,
+            precision="fp16",
+            only=["vae_decoder"],
+            check_parity=False,
+            vae_precision=own,  # type: ignore[arg-type]
+        )
+        weights = onnx.load(exported.path).graph.initializer
+        assert {w.data_type for w in weights if len(w.dims) == 4} == {element}
 
 
 # --- tokenizers
@@ -383,7 +392,9 @@ def test_a_vae_that_overflows_in_fp16_is_refused_by_name(nano_checkpoint: Path, 
     grow = lambda weights: weights | {f"{name}.weight": weights[f"{name}.weight"] * 3e5}  # noqa: E731
     rewrite_weights(folder / VAE, grow)
     arguments = [str(folder), "--precision", "fp16", "--only", "vae_decoder"]
-    with pytest.raises(ParityError, match=rf"(?s)vae_decoder computes.*{name} reaches .*fp32, or set force_upcast"):
+    with pytest.raises(
+        ParityError, match=rf"(?s)vae_decoder computes.*{name} reaches .*set force_upcast.*--vae-precision fp32"
+    ):
         export_one(Checkpoint.open(folder), tmp_path / "out", "vae_decoder", SHAPES, precision="fp16")
     assert main(["export", *arguments, "--out", str(tmp_path / "bundle")]) == 1
     assert not (tmp_path / "bundle").exists()

@@ -99,6 +99,31 @@ def test_options_of_targets_are_numbers_as_well(name: str) -> None:
             TargetOptions(**{name: wrong})
 
 
+def test_weights_by_stage_give_the_same_pictures_on_the_cpu(
+    nano_bundle: Path, pipeline: InstantID, request_4: GenerateRequest
+) -> None:
+    with InstantID.load(nano_bundle, threads=1, residency="staged") as staged:
+        for request in (request_4, replace(request_4, guidance_scale=1.0), request_4):
+            found, expected = staged.run(request), pipeline.run(request)
+            np.testing.assert_array_equal(found.latents, expected.latents)
+            np.testing.assert_array_equal(found.pixels, expected.pixels)
+            assert found.timings.stages_ms["load"] > 0
+
+
+@pytest.mark.parametrize(
+    ("residency", "message"),
+    [
+        ("streaming", "onnxruntime has no residency streaming"),
+        ("auto", "onnxruntime has no residency auto"),
+        ("swapped", "unknown residency\nFound: 'swapped'\nTo do: use one of: resident, staged, streaming, auto"),
+        (["staged"], "unknown residency"),
+    ],
+)
+def test_a_residency_that_there_is_not_is_refused(nano_bundle: Path, residency: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        InstantID.load(nano_bundle, residency=residency)
+
+
 @pytest.mark.parametrize("target", ["tensorflow", "", None, ["onnxruntime"]], ids=repr)
 def test_an_unknown_target_lists_the_known_ones(nano_bundle: Path, target: Any) -> None:
     with pytest.raises(RequestError, match=r"unknown target\nFound: .*\nTo do: use one of: onnxruntime"):

@@ -23,6 +23,21 @@ def test_stages_are_timed_in_order_and_repeated_ones_added_up() -> None:
     assert 0 <= times["b"] < times["a"]
 
 
+def test_a_stage_inside_another_one_is_not_counted_in_that_one() -> None:
+    clock = StageClock(HostDevice())
+    for _ in range(2):
+        with clock.stage("outer"):
+            with clock.stage("inner"):
+                sleep(0.1)
+            with pytest.raises(ZeroDivisionError), clock.stage("inner"):
+                _ = 1 // 0
+    with clock.stage("inner"):
+        sleep(0.1)
+    times = clock.read_ms()
+    assert times["inner"] >= 300
+    assert 0 <= times["outer"] < 100
+
+
 def test_a_stage_that_raises_is_not_counted_and_a_restart_forgets() -> None:
     clock = StageClock(HostDevice())
     with pytest.raises(ZeroDivisionError), clock.stage("a"):

@@ -190,8 +190,8 @@ def test_an_option_that_a_target_lacks_is_an_error(
 
 
 def test_all_contexts_share_one_arena_of_the_largest_size(target: TensorRTTarget, cuda_double: CudaDouble) -> None:
-    sizes = {name: engine.device_memory_size_v2 for name, engine in target._engines.items()}
-    assert target._arena.shape == (max(sizes.values()),)
+    sizes = {name: engine.device_memory_size_v2 for name, engine in target._engines.loaded.items()}
+    assert target._arena.memory()[1] == max(sizes.values())
     before = cuda_double.live()["device_bytes"]
     engines = [target.load(name, {}) for name in sizes]
     assert cuda_double.live()["device_bytes"] == before, "contexts bring no memory of their own"
@@ -407,7 +407,7 @@ def test_a_weight_budget_is_set_before_contexts_are_made(
     write_record(copy, with_options(weight_streaming=True)(read_record_of(copy, tensorrt_double, SMALL)))
     tensorrt_double.know(Bundle.open(copy), TARGET)
     opened = open_rtx(copy, weight_budget_bytes=budget)
-    engine = opened._engines[SMALL]
+    engine = opened._engines.loaded[SMALL]
     assert engine.weight_streaming_budget_v2 == min(budget, engine.streamable_weights_size)
     project(opened)
     opened.close()
@@ -519,8 +519,11 @@ class Bare:
 
 
 @pytest.fixture
-def bare(tensorrt_double: TensorRTDouble, cuda_device: CudaDevice) -> Bare:
-    return Bare(tensorrt_double, cuda_device)
+def bare(tensorrt_double: TensorRTDouble, cuda_device: CudaDevice) -> Iterator[Bare]:
+    made = Bare(tensorrt_double, cuda_device)
+    yield made
+    for part in ("context", "engine"):  # which holds its weights' memory
+        vars(made).pop(part, None)
 
 
 @pytest.mark.parametrize(

@@ -92,15 +92,24 @@ def test_each_call_failing_in_turn_gives_one_error_and_leaves_nothing(
 
 
 def test_a_gpu_that_is_too_small_is_said_so_whatever_does_not_fit(
-    run: Callable[[], npt.NDArray[np.float32]], cuda_double: CudaDouble
+    run: Callable[[], npt.NDArray[np.float32]], cuda_double: CudaDouble, tensorrt_double: TensorRTDouble
 ) -> None:
     before = cuda_double.live()
     expected = run()
-    for limit in (1 << 20, 20 << 20, 24_000_000):  # nothing fits; not the arena; not the loop's buffers
-        cuda_double.limit_memory(limit)
-        with pytest.raises(DeviceError, match=r"allocating .* MiB") as raised:
+    records = [source.record for source in tensorrt_double.sources.values()]
+    weights = sum(record.weight_bytes or 0 for record in records)
+    arena = max(max(record.activation_bytes) for record in records)
+    for limit, message in (
+        (1 << 20, "TensorRT cannot load the plan"),
+        (weights + (1 << 20), r"allocating .* MiB"),  # of the arena
+        (weights + arena + (1 << 20), r"allocating .* MiB"),  # of the loop's buffers
+    ):
+        cuda_double.limit_memory(before["device_bytes"] + limit)
+        with pytest.raises((DeviceError, EngineError), match=message) as raised:
             run()
-        assert raised.value.driver_code == "CUDA_ERROR_OUT_OF_MEMORY"
+        if isinstance(raised.value, DeviceError):
+            assert raised.value.driver_code == "CUDA_ERROR_OUT_OF_MEMORY"
+        assert "memory" in str(raised.value.hint)
         del raised
         gc.collect()
         assert cuda_double.live() == before

@@ -23,9 +23,8 @@ from randomness import fresh_rng
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
 from instantrt import CancelledError, GenerateRequest, InstantID
-from instantrt.denoise import IN_FLIGHT
+from instantrt.denoise import IN_FLIGHT, MAX_LOOPS
 from instantrt.engine.kernels import SPECIALIZATION
-from instantrt.pipeline import MAX_LOOPS
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble, Entry

@@ -21,6 +21,7 @@ from instantrt.contracts import NetworkContract, loop_buffer
 from instantrt.device import Buffer, Stream
 from instantrt.engine import Engine, Target, TargetOptions
 from instantrt.request import SAMPLER_NAMES
+from instantrt.residency import Residency
 from instantrt.targets import open_target
 from instantrt_bench.cases.cases import Settings, cases_of
 from instantrt_bench.cases.manifest import default_manifest
@@ -59,6 +60,7 @@ class RecordingTarget:
     def __init__(self, target: Target) -> None:
         self._target = target
         self.name, self.device, self.warnings = target.name, target.device, target.warnings
+        self.residency: Residency = target.residency
         self.spreads: dict[tuple[str, str], Spread] = {}
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/full-size"))
     parser.add_argument("--scale", choices=SCALES, default="sdxl")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stock-vae", action="store_true", help="a VAE that overflows in fp16, as SDXL's own")
     parser.add_argument("--keep", action="store_true", help="use what an interrupted run has exported")
     args = parser.parse_args(argv)
     return run_to_status("python -m instantrt_bench.full_size", lambda: _run(args))
@@ -64,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> ExitStatus:
     check_folder(args.out)
-    report = full_size(SCALES[args.scale], args.out, args.seed, keep=args.keep)
+    options = ["--stock-vae"] if args.stock_vae else []
+    report = full_size(SCALES[args.scale], args.out, args.seed, options, keep=args.keep)
     replace_text(args.out / "full-size.json", json.dumps(report, indent=1) + "\n")
     replace_text(args.out / "full-size.md", as_table(report))
     print_table(report)
@@ -74,13 +76,14 @@ def _run(args: argparse.Namespace) -> ExitStatus:
     return ExitStatus.MISSED if broken else ExitStatus.DONE
 
 
-def full_size(scale: Scale, out: Path, seed: int, *, keep: bool = False) -> dict[str, Any]:
+def full_size(scale: Scale, out: Path, seed: int, options: Sequence[str] = (), *, keep: bool = False) -> dict[str, Any]:
     """Export, then build, each network in a process of its own, so that each one's memory is its own.
 
     Args:
         scale: sizes of the networks.
         out: gets ``files/``, ``bundle/`` and the report.
         seed: of the weights.
+        options: further arguments of the worker that exports a network.
         keep: leave out exporting what ``bundle/`` has.
 
     Returns:
@@ -90,7 +93,7 @@ def full_size(scale: Scale, out: Path, seed: int, *, keep: bool = False) -> dict
     bundle = out / "bundle"
     dims = random_checkpoint(scale, out / "files", seed).dims
     names = list(network_contracts(dims))
-    exports = {name: _export(out, name, scale, seed, keep) for name in names}
+    exports = {name: _export(out, name, scale, seed, options, keep) for name in names}
     side = scale.picture_px
     sizes = PictureSizes((side, side), (side, side), (side, side))
     networks = {name: f"onnx/{name}.onnx" for name in names}
@@ -108,12 +111,12 @@ def full_size(scale: Scale, out: Path, seed: int, *, keep: bool = False) -> dict
     }
 
 
-def _export(out: Path, name: str, scale: Scale, seed: int, keep: bool) -> Measured:
+def _export(out: Path, name: str, scale: Scale, seed: int, options: Sequence[str], keep: bool) -> Measured:
     if keep and (out / "bundle/onnx" / f"{name}.onnx").is_file():
         return Measured(0.0, 0, "")
     _say(f"export {name}")
     arguments = [str(out), name, "--scale", scale.name, "--px", str(scale.picture_px), "--seed", str(seed)]
-    return run_measured("instantrt_bench.full_size.worker", arguments)
+    return run_measured("instantrt_bench.full_size.worker", [*arguments, *options])
 
 
 def _build(bundle: Path, name: str) -> Measured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from instantrt_export.modules.resampler import ResamplerShape
@@ -103,3 +103,8 @@ SMALL = Scale(
     face_blocks=(1, 1, 1, 1),
 )
 SCALES = {scale.name: scale for scale in (SDXL, SMALL)}
+
+
+def with_stock_vae(scale: Scale) -> Scale:
+    """The same with a VAE that overflows in fp16 according to its config, as SDXL's own does."""
+    return replace(scale, vae={**scale.vae, "force_upcast": True})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from instantrt.bundle import TOKENIZERS, network_files, tokenizer_files
 from instantrt_bench.full_size.checkpoint import random_checkpoint
-from instantrt_bench.full_size.scales import SCALES
+from instantrt_bench.full_size.scales import SCALES, with_stock_vae
 from instantrt_export.export import export_bundle
 from instantrt_export.shapes import ExportShapes
 
@@ -21,10 +21,12 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, required=True)
     parser.add_argument("--px", type=int, required=True, help="side of the square picture")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    parser.add_argument("--stock-vae", action="store_true", help="a VAE whose config says force_upcast, as SDXL's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fixed", action="store_true", help="one slot, two guidance_batch, nothing symbolic")
     args = parser.parse_args()
-    checkpoint = random_checkpoint(SCALES[args.scale], args.out / "files", args.seed, args.network)
+    scale = with_stock_vae(SCALES[args.scale]) if args.stock_vae else SCALES[args.scale]
+    checkpoint = random_checkpoint(scale, args.out / "files", args.seed, args.network)
     shapes = ExportShapes(args.px, args.px, slots=1, guidance_batch=2) if args.fixed else ExportShapes(args.px, args.px)
     unfinished, folder = args.out / "unfinished" / args.network, args.out / "bundle"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from instantrt_export.networks.projection import ImageProjectionNetwork
 from instantrt_export.networks.text import TextEncoderNetwork
 from instantrt_export.networks.unet import UNetNetwork
 from instantrt_export.networks.vae import VAEDecoderNetwork
+from instantrt_export.networks.vae_range import scale_residual_stream
 
 
 def text_encoder(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
@@ -66,9 +68,14 @@ def unet(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
 
 
 def vae_decoder(checkpoint: Checkpoint, dtype: torch.dtype) -> nn.Module:
-    """The contract ``vae_decoder``; in fp32 whatever ``dtype`` is if the checkpoint says that fp16 overflows."""
-    upcast = bool(checkpoint.vae_config.get("force_upcast"))
-    return VAEDecoderNetwork(checkpoint.vae(torch.float32 if upcast else dtype))
+    """The contract ``vae_decoder``; with a smaller residual stream if the checkpoint says that fp16 overflows."""
+    if not checkpoint.vae_config.get("force_upcast"):
+        return VAEDecoderNetwork(checkpoint.vae(dtype))
+    vae: Any = checkpoint.vae(torch.float32)
+    scale_residual_stream(vae.decoder)
+    for part in filter(None, (vae.decoder, vae.post_quant_conv)):
+        part.to(dtype)
+    return VAEDecoderNetwork(vae)
 
 
 BUILDERS: Mapping[str, Callable[[Checkpoint, torch.dtype], nn.Module]] = {

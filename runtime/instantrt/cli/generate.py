@@ -16,6 +16,7 @@ from instantrt.cli.outputs import check_files, save_picture
 from instantrt.engine import TargetOptions
 from instantrt.errors import RequestError
 from instantrt.request import RANGES, SAMPLER_NAMES, GenerateRequest
+from instantrt.residency import RESIDENCY_OPTIONS, ResidencyOption
 
 if TYPE_CHECKING:
     from instantrt.result import GenerateResult
@@ -51,6 +52,7 @@ class GenerateOptions:
     device: int | None = None
     weight_budget: int | None = None
     runtime_cache: Path | None = None
+    residency: ResidencyOption | None = None
     eager: bool = False
     json: bool = False
 
@@ -81,7 +83,7 @@ class GenerateOptions:
         Raises:
             RequestError: a number that is out of range.
         """
-        return TargetOptions(self.threads, self.device, self.weight_budget, self.runtime_cache)
+        return TargetOptions(self.threads, self.device, self.weight_budget, self.runtime_cache, self.residency)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +124,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="for kernels compiled here (tensorrt-rtx; default: the plans')",
+    )
+    parser.add_argument(
+        "--residency",
+        choices=RESIDENCY_OPTIONS,
+        help="keep all weights loaded, or only those of a request's stage, or stream them (default: resident)",
     )
     parser.add_argument("--eager", action="store_true", help="launch each step anew instead of a captured graph")
     add_json_argument(parser)
@@ -164,6 +171,7 @@ def generate(options: GenerateOptions) -> ExitStatus:
             device=target.device,
             weight_budget_bytes=target.weight_budget_bytes,
             runtime_cache=target.runtime_cache,
+            residency=target.residency,
             eager=options.eager,
         ) as pipeline,
         ProgressDisplay() as display,

@@ -21,6 +21,7 @@ from instantrt.engine import Target
 from instantrt.finite import require_finite
 from instantrt.network import Network
 from instantrt.plain import shortened
+from instantrt.residency import Loading
 from instantrt.samplers import StepTable
 
 Array = npt.NDArray[Any]
@@ -65,9 +66,15 @@ class KeysAndValues:
 
 
 class Conditions:
-    """Runs the conditioning networks and remembers recent texts and faces. Owns its engines."""
+    """Runs the conditioning networks and remembers recent texts and faces. Owns its engines.
 
-    def __init__(self, bundle: Bundle, target: Target) -> None:
+    Args:
+        bundle: brings networks and tokenizers.
+        target: executes them; stays the caller's.
+        on_demand: as in :class:`Network`.
+    """
+
+    def __init__(self, bundle: Bundle, target: Target, on_demand: Loading | None = None) -> None:
         self._force_zeros = bundle.manifest.force_zeros_for_empty_prompt
         self._embedding_width = bundle.dims.face_embedding_width
         self._tokenizers = [
@@ -76,10 +83,13 @@ class Conditions:
         ]
         self.texts: BoundedCache[str, EncodedText] = BoundedCache(PROMPTS)
         self.faces: BoundedCache[bytes, Array] = BoundedCache(FACES)
+        self._networks: list[Network] = []
         with ExitStack() as owned:
 
             def network(name: str) -> Network:
-                return owned.enter_context(closing(Network(target, bundle.contracts[name], bundle.precision)))
+                made = Network(target, bundle.contracts[name], bundle.precision, on_demand)
+                self._networks.append(made)
+                return owned.enter_context(closing(made))
 
             self._text_encoders = (network("text_encoder"), network("text_encoder_2"))
             self._image_projection = network("image_projection")
@@ -128,6 +138,11 @@ class Conditions:
         They stay on the device and are valid until the next call.
         """
         return KeysAndValues(**self._cross_attention.run({"text_tokens": text_tokens, "face_tokens": face_tokens}))
+
+    def unload(self) -> None:
+        """Release engines that are loaded on demand; what they computed stays on the device."""
+        for network in self._networks:
+            network.unload()
 
     def close(self) -> None:
         """Release the engines; may be called more than once."""

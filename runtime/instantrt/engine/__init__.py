@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from instantrt.errors import RequestError
-from instantrt.plain import Range, whole_number
+from instantrt.plain import Range, shown, whole_number
+from instantrt.residency import RESIDENCY_OPTIONS, Residency, ResidencyOption
 from instantrt.threads import THREADS
 
 if TYPE_CHECKING:  # command lines import this package and shall not wait for numpy
@@ -26,19 +27,23 @@ class TargetOptions:
     """How a target runs; see :meth:`instantrt.pipeline.InstantID.load`. None is the target's own choice.
 
     Raises:
-        RequestError: a number that is not whole or out of range.
+        RequestError: a number that is not whole or out of range, or an unknown residency.
     """
 
     threads: int | None = None
     device: int | None = None
     weight_budget_bytes: int | None = None
     runtime_cache: Path | None = None
+    residency: ResidencyOption | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in NUMBERS.items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, allowed))
+        if self.residency is not None and self.residency not in RESIDENCY_OPTIONS:
+            known = f"use one of: {', '.join(RESIDENCY_OPTIONS)}"
+            raise RequestError("unknown residency", found=shown(self.residency), hint=known)
 
     def check(self, target: str, supported: tuple[str, ...]) -> None:
         """Raise :class:`RequestError` for an option that ``target`` lacks."""
@@ -92,6 +97,11 @@ class Target(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the caller should know of how it runs, e.g. that an option was more than helps."""
+        ...
+
+    @property
+    def residency(self) -> Residency:
+        """How long weights stay on the device: until an engine is closed, if ``staged``."""
         ...
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:

@@ -29,7 +29,7 @@ from instantrt.errors import DeviceError, MissingExtraError, WheelError
 if TYPE_CHECKING:
     from instantrt.device.properties import GpuProperties
 
-COMMON_OPTIONS = ("device", "weight_budget_bytes")
+COMMON_OPTIONS = ("device", "weight_budget_bytes", "residency")
 
 Use = Literal["run", "build"]
 

@@ -13,6 +13,7 @@ from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
 from instantrt.engine import TargetOptions
 from instantrt.errors import BundleError, MissingExtraError, RequestError
+from instantrt.residency import Residency
 from instantrt.threads import useful_threads
 
 WARNING = 2
@@ -34,18 +35,30 @@ class OnnxRuntimeTarget:
     Args:
         bundle: where the ONNX files are.
         options: ``threads`` that one network may use, capped to the usable CPUs; None leaves the choice to ONNX Runtime
-            (one per physical core).
+            (one per physical core). ``residency`` ``resident`` or ``staged``.
     """
 
     name = "onnxruntime"
-    options = ("threads",)
+    options = ("threads", "residency")
 
     def __init__(self, bundle: Bundle, options: TargetOptions) -> None:
-        options.check(self.name, self.options)
+        self.check(options)
+        self.residency: Residency = "staged" if options.residency == "staged" else "resident"
         self._ort = import_onnxruntime()
         self._bundle = bundle
         self._threads, self.warnings = (0, ()) if options.threads is None else useful_threads(options.threads)
         self.device = HostDevice()
+
+    @classmethod
+    def check(cls, options: TargetOptions) -> None:
+        """Raise :class:`RequestError` for an option or a residency that it lacks."""
+        options.check(cls.name, cls.options)
+        if options.residency in ("streaming", "auto"):
+            raise RequestError(
+                f"{cls.name} has no residency {options.residency}",
+                found="host memory, of which a session's need is not known before it runs",
+                hint="use staged where the networks' weights do not fit together, else resident",
+            )
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
         """Whether the bundle's graphs were exported for so many slots and guidance batch."""

@@ -1,8 +1,7 @@
 """TensorRT and TensorRT-RTX as targets: verified plans, execution contexts that share one arena, fixed addresses.
 
-Every plan of a bundle is verified and deserialised when the target is opened, so that the arena can be made as large as
-the largest network needs and never moves: captured graphs hold its address. Contexts that share it must not run at the
-same time; they all run on the device's one stream.
+Plans are deserialised when the target is opened and stay, or, ``staged``, when their first context is made until their
+last one is closed. Contexts share one arena and must not run at the same time; they all run on the device's one stream.
 """
 
 from __future__ import annotations
@@ -21,18 +20,24 @@ from instantrt.device import Buffer, Stream
 from instantrt.device.cuda import CudaDevice
 from instantrt.device.properties import GpuProperties, open_gpu
 from instantrt.engine import TargetOptions
+from instantrt.engine.arena import Arena, LoadedEngines
+from instantrt.engine.fit import choose
 from instantrt.engine.flavours import Flavour
 from instantrt.engine.kernels import SPECIALIZATION
 from instantrt.engine.runtime_cache import RuntimeCache
 from instantrt.engine.tensorrt_log import TensorRTLog, tensorrt_log
 from instantrt.engine.tensorrt_weights import check_resident, refit, set_weight_budget
 from instantrt.errors import DeviceError, EngineError, RequestError
-from instantrt.plan import Plan, PlanError, open_plan, plan_path
+from instantrt.plan import Plan, PlanError, VerifiedFile, open_plan, plan_path
+from instantrt.residency import Residency
 
 if TYPE_CHECKING:
     import tensorrt as trt
 
-OUT_OF_MEMORY = "free device memory, or build plans for fewer slots or smaller pictures"
+OUT_OF_MEMORY = (
+    "free device memory, load the bundle with residency auto (`--residency auto`), "
+    "or build plans for fewer slots or smaller pictures"
+)
 BUILD_AGAIN = "build the plans again with `instantrt build --force`"
 EXECUTION_FAILED = f"restart the process if the GPU failed before; otherwise {BUILD_AGAIN}"
 
@@ -43,12 +48,13 @@ class TensorRTTarget:
     Args:
         flavour: TensorRT or TensorRT-RTX.
         bundle: where the plans are.
-        options: ``device``, ``weight_budget_bytes``, and for TensorRT-RTX ``runtime_cache``.
+        options: ``device``, ``weight_budget_bytes``, ``residency``, and for TensorRT-RTX ``runtime_cache``.
 
     Raises:
         MissingExtraError: the flavour's wheels are not installed.
         WheelError: they do not work together.
-        DeviceError: there is no such GPU, the flavour does not run on it, or it has no memory for the arena.
+        DeviceError: there is no such GPU, the flavour does not run on it, or it has too little free memory.
+        RequestError: a weight budget or streaming without plans for it.
         PlanError: a plan is missing, altered, or made for something else.
         EngineError: TensorRT cannot load a plan.
     """
@@ -59,19 +65,29 @@ class TensorRTTarget:
         if refusal := flavour.refusal(gpu):
             raise refusal
         self.name = flavour.target
-        self.warnings: tuple[str, ...] = ()
         self._bundle = bundle
         self._module = flavour.load()
         self._log = tensorrt_log(self._module)
         self._plans = {name: open_plan(bundle, flavour.target, name) for name in bundle.manifest.networks}
-        self._engines: dict[str, trt.ICudaEngine] = {}
         with ExitStack() as owned:
+            self._files = {name: owned.enter_context(closing(VerifiedFile(p))) for name, p in self._plans.items()}
             self.device = owned.enter_context(closing(CudaDevice(options.device or 0)))
             for plan in self._plans.values():
                 plan.check_host(self._module.__version__, gpu)
+            choice = choose(options, self._plans.values(), bundle.precision, self.device.memory_bytes()[0])
+            self.residency: Residency = choice.residency
+            self.warnings: tuple[str, ...] = choice.warnings
+            self._weight_budget_bytes = choice.weight_budget_bytes
+            self._check_budget()
+            self._runtime = self._module.Runtime(self._log.logger)
+            self._arena = owned.enter_context(closing(Arena(self.device)))
+            self._engines = LoadedEngines(self._deserialized, lambda engine: engine.device_memory_size_v2, self._arena)
             owned.callback(self._engines.clear)
-            self._load_plans(options.weight_budget_bytes)
-            self._arena = owned.enter_context(closing(self._device_arena()))
+            if self.residency != "staged":
+                for name in self._plans:
+                    self._engines.take(name)
+                    self._files[name].close()
+                self._arena.memory()
             self._cache = (
                 owned.enter_context(closing(self._runtime_cache(options))) if flavour.finishes_on_device else None
             )
@@ -97,48 +113,44 @@ class TensorRTTarget:
             self._bundle.onnx(network)  # raises, with the command that adds it
         plan = self._plans[network]
         plan.profile(symbols)
-        engine = self._engines[network]
         self.device.make_current()  # the caller's thread need not be the one that opened the target
-        context = self._context(engine, network)
-        if context is None:
-            raise self._log.failure(f"TensorRT cannot make an execution context of {network}", OUT_OF_MEMORY)
-        save = (lambda: None) if self._cache is None else self._cache.save
-        return TensorRTEngine(self._module, self._log, plan, engine, context, self.device, self._arena, save)
+        with ExitStack() as taken:
+            engine = self._engines.take(network)
+            taken.callback(self._engines.give_back, network)
+            context = self._context(engine, network)
+            if context is None:
+                raise self._log.failure(f"TensorRT cannot make an execution context of {network}", OUT_OF_MEMORY)
+            save = (lambda: None) if self._cache is None else self._cache.save
+            release = taken.pop_all().close
+        return TensorRTEngine(self._module, self._log, plan, engine, context, self.device, self._arena, save, release)
 
     def close(self) -> None:
         """Release arena, engines and device; may be called more than once. Contexts must be closed before."""
         self._owned.close()
 
-    def _load_plans(self, weight_budget_bytes: int | None) -> None:
-        runtime = self._module.Runtime(self._log.logger)
-        for name, plan in self._plans.items():
-            self._engines[name] = self._deserialized(runtime, plan)
-        streaming = {n: e for n, e in self._engines.items() if e.streamable_weights_size > 0}
-        if weight_budget_bytes is not None:
-            if not streaming:
-                raise RequestError(
-                    "no plan of this bundle was built for weight streaming",
-                    found=f"a weight budget of {weight_budget_bytes} bytes",
-                    hint=f"`instantrt build {self._bundle.folder} --target {self.name} --weight-streaming`",
-                )
-            for name, engine in streaming.items():
-                set_weight_budget(engine, weight_budget_bytes, self._log, name)
+    def _check_budget(self) -> None:
+        budget = self._weight_budget_bytes
+        options = [plan.record.identity.options for plan in self._plans.values()]
+        if budget is not None and not any(o.get("weight_streaming") for o in options):
+            raise RequestError(
+                "no plan of this bundle was built for weight streaming",
+                found=f"a weight budget of {budget} bytes",
+                hint=f"`instantrt build {self._bundle.folder} --target {self.name} --weight-streaming`",
+            )
 
-    def _deserialized(self, runtime: Any, plan: Plan) -> trt.ICudaEngine:
-        identity = plan.record.identity
+    def _deserialized(self, network: str) -> trt.ICudaEngine:
+        identity = self._plans[network].record.identity
         if identity.options.get("version_compatible"):
-            runtime.engine_host_code_allowed = True  # the plan brings its own runtime; its digest was verified
-        with plan.open_verified() as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-            engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(data)
+            self._runtime.engine_host_code_allowed = True  # the plan brings its own runtime; its digest was verified
+        with mmap(self._files[network].verified().fileno(), 0, access=ACCESS_READ) as data:
+            engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise self._log.failure(f"TensorRT cannot load the plan of {identity.network}", OUT_OF_MEMORY)
+            raise self._log.failure(f"TensorRT cannot load the plan of {network}", OUT_OF_MEMORY)
         if identity.options.get("strip_weights"):
-            refit(self._module, self._log, engine, self._bundle.onnx(identity.network))
+            refit(self._module, self._log, engine, self._bundle.onnx(network))
+        if self._weight_budget_bytes is not None and engine.streamable_weights_size > 0:
+            set_weight_budget(engine, self._weight_budget_bytes, self._log, network)
         return engine
-
-    def _device_arena(self) -> Buffer:
-        size = max((engine.device_memory_size_v2 for engine in self._engines.values()), default=0)
-        return self.device.allocate((max(size, 1),), np.dtype(np.uint8))
 
     def _runtime_cache(self, options: TargetOptions) -> RuntimeCache:
         folder = options.runtime_cache or plan_path(self._bundle.folder, self.name, "unet").parent
@@ -170,8 +182,9 @@ class TensorRTEngine:
         engine: trt.ICudaEngine,
         context: trt.IExecutionContext,
         device: CudaDevice,
-        arena: Buffer,
+        arena: Arena,
         after_warm_up: Callable[[], None],
+        after_close: Callable[[], None],
     ) -> None:
         self.contract: NetworkContract = plan.contract
         self.busy_ns = 0  # executing takes no time of the host beyond enqueueing
@@ -180,13 +193,14 @@ class TensorRTEngine:
         self._context: trt.IExecutionContext | None = context
         self._device = device
         self._arena = arena
-        self._after_warm_up = after_warm_up
+        self._after_warm_up, self._after_close = after_warm_up, after_close
         self._inputs = frozenset(spec.name for spec in plan.contract.inputs)
         specs = (*plan.contract.inputs, *plan.contract.outputs)
         self._dtypes = {s.name: np.dtype(module.nptype(engine.get_tensor_dtype(s.name))) for s in specs}
         self._bound: dict[str, Buffer] = {}
         self._given: dict[str, tuple[tuple[int, ...], int]] = {}  # shape and address that TensorRT knows
         self._ready = False
+        self._arena_moves = -1  # how often the arena had moved when TensorRT was told of it
 
     def bind(self, name: str, buffer: Buffer) -> None:
         """Make ``buffer`` the input or output of that name."""
@@ -219,7 +233,7 @@ class TensorRTEngine:
         """Put one execution on the stream."""
         context = self._live_context()
         self._device.make_current()
-        if not self._ready:
+        if not self._ready or self._arena_moves != self._arena.moves:
             self._hand_over(context, stream)
         if not context.execute_async_v3(stream.handle):
             raise self._log.failure(f"TensorRT cannot execute {self.contract.name}", EXECUTION_FAILED)
@@ -232,6 +246,7 @@ class TensorRTEngine:
             self._device.synchronize()
         self._context = None
         self._bound.clear()
+        self._after_close()
 
     def _live_context(self) -> trt.IExecutionContext:
         if self._context is None:
@@ -265,13 +280,14 @@ class TensorRTEngine:
     def _choose_profile(self, context: trt.IExecutionContext, stream: Stream) -> None:
         shapes = {name: buffer.shape for name, buffer in self._bound.items() if name in self._inputs}
         profile = self._plan.profile(symbols_of(self.contract, shapes))
-        if self._given and profile == context.active_optimization_profile:
+        if self._given and profile == context.active_optimization_profile and self._arena_moves == self._arena.moves:
             return
         if profile != context.active_optimization_profile:
             with self._log.refusing(f"TensorRT cannot switch {self.contract.name} to profile {profile}", BUILD_AGAIN):
                 context.set_optimization_profile_async(profile, stream.handle)
             self._given.clear()  # TensorRT forgets the shapes
-        context.set_device_memory(self._arena.address, self._arena.shape[0])
+        context.set_device_memory(*self._arena.memory())
+        self._arena_moves = self._arena.moves
 
     def _give(self, context: trt.IExecutionContext, name: str, buffer: Buffer) -> None:
         shape, address = buffer.shape, buffer.address

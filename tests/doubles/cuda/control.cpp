@@ -88,6 +88,14 @@ EXPORTED uint64_t double_live(const char *kind) {
   return found == live.end() ? UINT64_MAX : found->second;
 }
 
+// The most bytes of device memory that were live at one time since the last call.
+EXPORTED uint64_t double_peak(void) {
+  Lock lock(state().mutex);
+  uint64_t peak = state().memory_used_high;
+  state().memory_used_high = state().memory_used;
+  return peak;
+}
+
 // Where the host can read and write device memory; null when the range is not inside one live block. For host functions
 // that stand for kernels: device addresses themselves are not readable.
 EXPORTED void *double_host_view(uint64_t address, size_t bytes) {

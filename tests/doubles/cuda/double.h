@@ -210,7 +210,7 @@ struct State {
   CUresult context_error = CUDA_SUCCESS;  // an operation failed: cuda.h says the context can't be used any more
 
   std::map<uintptr_t, std::shared_ptr<Block>> blocks;
-  size_t memory_limit = kDefaultMemory, memory_used = 0;
+  size_t memory_limit = kDefaultMemory, memory_used = 0, memory_used_high = 0;
   Registry<Pool> pools;
   std::shared_ptr<Pool> default_pool;
 

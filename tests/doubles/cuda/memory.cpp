@@ -53,6 +53,7 @@ CUresult add_block(uintptr_t *address, size_t bytes, Where where, std::shared_pt
   block->pool = pool;
   block->address = pinned ? reinterpret_cast<uintptr_t>(block->contents) : next_device_address(bytes);
   if (!pinned) state().memory_used += bytes;
+  state().memory_used_high = std::max(state().memory_used_high, state().memory_used);
   if (pool) count_pool_use(*pool, bytes);
   state().blocks[block->address] = block;
   *address = block->address;

@@ -12,10 +12,11 @@ from functools import partial, reduce
 from itertools import product
 
 from instantrt.contracts import NetworkContract, Precision, Stage, loop_buffer
+from instantrt.denoise import MAX_LOOPS
 from instantrt.network import MAX_SHAPES
-from instantrt.pipeline import MAX_LOOPS
-from instantrt.plan import Extent, Profile
+from instantrt.plan import Extent, Plan, Profile
 from instantrt.request import SIDE_MULTIPLE
+from instantrt.residency import Residency
 
 # CUDA context and TensorRT's own allocations, by experience with other programs; not measured by this project.
 RESERVE_BYTES = 600 * 10**6
@@ -44,6 +45,23 @@ class NetworkMemory:
     activation_bytes: int
     streams_weights: bool = False
 
+    @classmethod
+    def of(cls, plan: Plan, weight_bytes: int | None = None) -> NetworkMemory | None:
+        """A plan's share as its builder reported it; None if it did not report activations.
+
+        Args:
+            plan: the plan.
+            weight_bytes: of the weights where the builder did not say; None takes the plan's file.
+        """
+        record = plan.record
+        if not record.activation_bytes:
+            return None
+        weights = record.weight_bytes
+        if weights is None:
+            weights = record.file.bytes if weight_bytes is None else weight_bytes
+        streams = bool(record.identity.options.get("weight_streaming"))
+        return cls(plan.contract, record.identity.profiles, weights, max(record.activation_bytes), streams)
+
 
 @dataclass(frozen=True)
 class DeviceMemory:
@@ -51,53 +69,49 @@ class DeviceMemory:
 
     Args:
         weights: bytes of weights by stage.
-        arena_bytes: activation memory of the largest network; one arena serves all, they never run at once.
+        activations: activation memory of the largest network by stage; its networks share it, they never run at once.
         one_shape_bytes: inputs and outputs kept when all requests have the same slots, guidance batch and size.
         kept_bytes: the most inputs and outputs kept when requests have all shapes that the plans accept.
+        streamable: bytes of weights of each network that was built for weight streaming.
     """
 
     weights: Mapping[Stage, int]
-    arena_bytes: int
+    activations: Mapping[Stage, int]
     one_shape_bytes: int
     kept_bytes: int
+    streamable: tuple[int, ...] = ()
 
     @property
-    def total_bytes(self) -> int:
-        """The most that is needed, with all weights loaded."""
-        return sum(self.weights.values()) + self.beside_weights_bytes
+    def arena_bytes(self) -> int:
+        """Activation memory of the largest network."""
+        return max(self.activations.values(), default=0)
 
-    @property
-    def one_shape_total_bytes(self) -> int:
-        """What requests of one shape need, with all weights loaded."""
-        return self.total_bytes - self.kept_bytes + self.one_shape_bytes
+    def needed_bytes(self, residency: Residency) -> int:
+        """The most that is needed, whatever shapes are asked for; ``streaming`` with no streamable weight loaded."""
+        return self._loaded_bytes(residency) + self.kept_bytes + RESERVE_BYTES
 
-    @property
-    def beside_weights_bytes(self) -> int:
-        """The most that is needed however few weights are on the device."""
-        return self.arena_bytes + self.kept_bytes + RESERVE_BYTES
+    def one_shape_needed_bytes(self, residency: Residency) -> int:
+        """What requests of one shape need."""
+        return self._loaded_bytes(residency) + self.one_shape_bytes + RESERVE_BYTES
 
+    def has(self, residency: Residency) -> bool:
+        """Whether the plans can be loaded so: weights are streamed only by plans that were built for it."""
+        return residency != "streaming" or bool(self.streamable)
 
-@dataclass(frozen=True)
-class Fit:
-    """Whether it fits with all weights on the device.
+    def weight_budget_bytes(self, room_bytes: int) -> int | None:
+        """The largest budget for each streamable network with which all fit into ``room_bytes``; None if none does.
 
-    Args:
-        vram_bytes: what there is.
-        needed_bytes: the most that is needed.
-        one_shape_bytes: what requests of one shape need.
-        weight_budget_bytes: where it does not fit, the largest budget for each network that was built for weight
-            streaming with which it does; None if there is none.
-    """
+        What TensorRT itself needs for streaming is known on the device only and not counted.
+        """
+        room = room_bytes - self.needed_bytes("streaming")
+        return _budget(self.streamable, room) if self.streamable else None
 
-    vram_bytes: int
-    needed_bytes: int
-    one_shape_bytes: int
-    weight_budget_bytes: int | None
-
-    @property
-    def fits(self) -> bool:
-        """Whatever shapes are asked for."""
-        return self.needed_bytes <= self.vram_bytes
+    def _loaded_bytes(self, residency: Residency) -> int:
+        """Weights and activations that are on the device at one time, at most."""
+        if residency == "staged":
+            return max((self.weights[stage] + self.activations[stage] for stage in self.weights), default=0)
+        streamed = sum(self.streamable) if residency == "streaming" else 0
+        return sum(self.weights.values()) - streamed + self.arena_bytes
 
 
 def device_memory(networks: Sequence[NetworkMemory], shape: Mapping[str, int], precision: Precision) -> DeviceMemory:
@@ -105,17 +119,22 @@ def device_memory(networks: Sequence[NetworkMemory], shape: Mapping[str, int], p
 
     Args:
         networks: all of it.
-        shape: slots, guidance batch and size (``B``, ``G``, ``H``, ``W``) of the requests of one shape.
+        shape: slots, guidance batch and size (``B``, ``G``, ``H``, ``W``) of the requests of one shape; empty if these
+            are of no interest.
         precision: the bundle's network dtype.
     """
     weights: dict[Stage, int] = {"conditioning": 0, "denoise": 0, "decode": 0}
+    activations = dict(weights)
     for network in networks:
-        weights[network.contract.stage] += network.weight_bytes
+        stage = network.contract.stage
+        weights[stage] += network.weight_bytes
+        activations[stage] = max(activations[stage], network.activation_bytes)
     return DeviceMemory(
         weights,
-        arena_bytes=max((network.activation_bytes for network in networks), default=0),
+        activations,
         one_shape_bytes=kept_bytes(networks, precision, shape),
         kept_bytes=kept_bytes(networks, precision),
+        streamable=tuple(network.weight_bytes for network in networks if network.streams_weights),
     )
 
 
@@ -149,29 +168,16 @@ def call_bytes(contract: NetworkContract, precision: Precision, shape: Mapping[s
     return sum(spec.size_bytes(shape, precision) for spec in specs)
 
 
-def fit_into(memory: DeviceMemory, vram_bytes: int, streamable: Sequence[int]) -> Fit:
-    """Whether it fits, or would with streamed weights.
-
-    Args:
-        memory: what is needed.
-        vram_bytes: what there is.
-        streamable: bytes of weights of each network that was built for weight streaming.
-    """
-    room = vram_bytes - (memory.total_bytes - sum(streamable))
-    budget = None if room >= sum(streamable) else _budget(streamable, room)
-    return Fit(vram_bytes, memory.total_bytes, memory.one_shape_total_bytes, budget)
-
-
 def _budget(streamable: Sequence[int], room: int) -> int | None:
-    """The largest budget for each with which all together take no more than ``room``, which is less than all need."""
-    if room <= 0:
+    """The largest budget for each with which all together take no more than ``room``; None if not even 0 does."""
+    if room < 0:
         return None
     for index, weights in enumerate(sorted(streamable)):
         share = room // (len(streamable) - index)
         if share < weights:
             return share
         room -= weights
-    return None
+    return max(streamable)
 
 
 def _largest(count: int, profiles: Sequence[Profile], fixed: Mapping[str, int], size: Callable[[Shape], int]) -> int:
