@@ -121,6 +121,7 @@ class _IdleEngine:
 class _IdleTarget:
     name = "idle"
     warnings = ()
+    capturable = True
 
     def __init__(self) -> None:
         self.device = HostDevice()

@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import perf_counter_ns, sleep
 from typing import Any, Literal
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -139,7 +140,8 @@ class DenoiseLoop:
         dims: the bundle's sizes.
         precision: the bundle's network dtype.
         shape: slots, guidance batch and picture size.
-        eager: put every call on the stream anew instead of launching a captured graph, for debugging.
+        eager: put every call on the stream anew instead of launching a captured graph, for debugging; targets that
+            cannot be captured always run so.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class DenoiseLoop:
     ) -> None:
         self.shape = shape
         self._device: Device = target.device
+        eager = eager or not target.capturable
         contracts = network_contracts(dims)
         specs = _loop_specs(contracts["identitynet"].inputs, contracts["unet"].inputs, contracts["unet"].outputs)
         with ExitStack() as owned:
@@ -156,7 +159,7 @@ class DenoiseLoop:
                 )
                 for name, spec in specs.items()
             }
-            self._marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
+            self._idle_marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
             self._engines = tuple(
                 owned.enter_context(closing(target.load(name, shape.symbols))) for name in LOOP_NETWORKS
             )
@@ -210,6 +213,8 @@ class DenoiseLoop:
     ) -> LoopRun:
         """Launch the graph ``calls`` times; at most ``in_flight`` of them are unfinished at any time.
 
+        Another run may be launched before this one is finished: each has events of its own.
+
         The host never waits for the stream: it looks at events, and sleeps while too many calls are unfinished.
 
         Args:
@@ -222,13 +227,15 @@ class DenoiseLoop:
             CancelledError: ``cancelled`` answered yes; calls in flight still finish.
         """
         stream = self._device.stream
-        run = LoopRun(self._marks[: calls + 1], on_call, cancelled)
-        stream.record(self._marks[0])
+        marks = self._take_marks(calls + 1)
+        run = LoopRun(marks, on_call, cancelled)
+        finalize(run, self._idle_marks.extend, marks)  # times may be read as long as the run is there
+        stream.record(marks[0])
         for call in range(1, calls + 1):
             start, busy, waited = perf_counter_ns(), self._busy_ns(), run.waited_ns
             run.follow(call - in_flight)
             self._launch()
-            stream.record(self._marks[call])
+            stream.record(marks[call])
             run.launched = call
             idle = self._busy_ns() - busy + run.waited_ns - waited
             run.overhead_us.append((perf_counter_ns() - start - idle) / 1e3)
@@ -241,6 +248,14 @@ class DenoiseLoop:
     def close(self) -> None:
         """Release graph, engines and buffers; may be called more than once."""
         self._owned.close()
+
+    def _take_marks(self, count: int) -> list[Event]:
+        """Events that no other run has; new ones only while earlier runs are not over."""
+        while len(self._idle_marks) < count:
+            self._idle_marks.append(self._owned.enter_context(closing(self._device.event())))
+        taken = self._idle_marks[:count]
+        del self._idle_marks[:count]
+        return taken
 
     def _captured(self, owned: ExitStack) -> Callable[[], None]:
         return owned.enter_context(closing(self._device.capture(self._step))).launch

@@ -59,6 +59,7 @@ class RecordingTarget:
     def __init__(self, target: Target) -> None:
         self._target = target
         self.name, self.device, self.warnings = target.name, target.device, target.warnings
+        self.capturable = target.capturable
         self.spreads: dict[tuple[str, str], Spread] = {}
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:

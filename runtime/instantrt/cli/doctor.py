@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from instantrt.cli.arguments import add_json_argument
 from instantrt.cli.command import Command, ExitStatus, print_json
 from instantrt.errors import DeviceError, MissingExtraError
+from instantrt.version import __version__
 
 if TYPE_CHECKING:
     from instantrt.device.properties import GpuProperties
@@ -120,9 +121,7 @@ def examine_machine() -> Machine:
         no_gpu = f"cannot look without {' and '.join(_CUDA)}"
     except DeviceError as error:
         no_gpu = error.found
-    return Machine(
-        version("instantrt"), platform.python_version(), platform.platform(), os.cpu_count(), driver, gpus, no_gpu
-    )
+    return Machine(__version__, platform.python_version(), platform.platform(), os.cpu_count(), driver, gpus, no_gpu)
 
 
 def _as_text(machine: Machine, findings: list[Finding]) -> str:

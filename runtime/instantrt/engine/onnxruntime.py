@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 from instantrt.bundle import COPY_LINKED, EXPORT_AGAIN, Bundle, linked_data
 from instantrt.contracts import Dim, NetworkContract, resolve_dim
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
-from instantrt.engine import TargetOptions
+from instantrt.engine import BusyTime, TargetOptions
 from instantrt.errors import BundleError, MissingExtraError, RequestError
 from instantrt.threads import useful_threads
 
@@ -39,6 +38,7 @@ class OnnxRuntimeTarget:
 
     name = "onnxruntime"
     options = ("threads",)
+    capturable = True
 
     def __init__(self, bundle: Bundle, options: TargetOptions) -> None:
         options.check(self.name, self.options)
@@ -104,11 +104,16 @@ class OnnxRuntimeEngine:
 
     def __init__(self, contract: NetworkContract, session: Any) -> None:
         self.contract = contract
-        self.busy_ns = 0
+        self._busy = BusyTime()
         self._session = session
         self._binding = session.io_binding()
         self._inputs = {i.name for i in session.get_inputs()}
         self._outputs = {o.name for o in session.get_outputs()}
+
+    @property
+    def busy_ns(self) -> int:
+        """Time that the calling thread has spent inside ONNX Runtime since loading."""
+        return self._busy.ns
 
     def bind(self, name: str, buffer: Buffer) -> None:
         """Make ``buffer`` the input or output of that name."""
@@ -132,9 +137,8 @@ class OnnxRuntimeEngine:
         self._binding = self._session = None
 
     def _run(self) -> None:
-        start = perf_counter_ns()
-        self._session.run_with_iobinding(self._binding)
-        self.busy_ns += perf_counter_ns() - start
+        with self._busy.measured():
+            self._session.run_with_iobinding(self._binding)
 
 
 def _fixed_axes(contract: NetworkContract, symbols: Mapping[str, int]) -> dict[str, int]:

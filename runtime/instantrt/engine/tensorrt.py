@@ -54,6 +54,7 @@ class TensorRTTarget:
     def __init__(self, flavour: Flavour, bundle: Bundle, options: TargetOptions) -> None:
         options.check(flavour.target, flavour.options)
         self.name = flavour.target
+        self.capturable = True
         self.warnings: tuple[str, ...] = ()
         self._bundle = bundle
         self._module = flavour.load()
