@@ -15,7 +15,7 @@ is decomposed in fp16 it fuses as well; :mod:`instantrt_engines.checks` looks wh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from math import sqrt
 from typing import Any
 
@@ -46,18 +46,29 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     attentions = [node for node in model.graph.node if node.op_type == "Attention"]
     if not attentions:
         return 0
-    types = _types(model)
-    chosen = {n.output[0] for n in attentions if everywhere or _is_wide(n, types) or _is_masked(n)}
+    types = tensor_types(model)
+    chosen = {n.output[0] for n in attentions if everywhere or _is_wide(n, types) or is_masked(n)}
     chosen |= _sharing_a_query(attentions, types)
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        nodes.extend(_decomposed(model.graph, node, types) if set(node.output) & chosen else [node])
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    decompose_attentions(model, chosen)
     return len(chosen)
 
 
-def _types(model: onnx.ModelProto) -> Types:
+def decompose_attentions(model: onnx.ModelProto, chosen: Container[str]) -> None:
+    """Replaces the Attention nodes with these outputs by the nodes that they stand for, in place.
+
+    Raises:
+        ValueError: as :func:`decompose_attention`.
+    """
+    types = tensor_types(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.extend(_decomposed(model.graph, node, types) if node.output[0] in chosen else [node])
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def tensor_types(model: onnx.ModelProto) -> Types:
+    """Type and shape of every value of a graph that can be inferred."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     weights = {w.name: helper.make_tensor_type_proto(w.data_type, w.dims).tensor_type for w in inferred.initializer}
     values = (*inferred.input, *inferred.value_info, *inferred.output)
@@ -68,7 +79,8 @@ def _is_wide(node: onnx.NodeProto, types: Types) -> bool:
     return node.input[0] in types and types[node.input[0]].elem_type == TensorProto.FLOAT
 
 
-def _is_masked(node: onnx.NodeProto) -> bool:
+def is_masked(node: onnx.NodeProto) -> bool:
+    """Whether an Attention has a mask."""
     return len(node.input) > 3 and bool(node.input[3])
 
 
@@ -123,7 +135,7 @@ def _decomposed(graph: onnx.GraphProto, node: onnx.NodeProto, types: Types) -> l
     scale = subgraph.number("scale", attributes.get("scale", 1 / sqrt(width)))
     transposed = subgraph.add("Transpose", [k], "k_transposed", perm=[0, 1, 3, 2])
     scores = subgraph.add("MatMul", [subgraph.add("Mul", [q, scale], "q_scaled"), transposed], "scores")
-    if _is_masked(node):
+    if is_masked(node):
         scores = _masked(subgraph, scores, node.input[3], types)
     weights = subgraph.add("Softmax", [scores], "weights", axis=-1)
     if not heads:

@@ -17,6 +17,9 @@ from instantrt_bench.full_size.checkpoint import allocate, random_checkpoint
 from instantrt_bench.full_size.measure import run_measured
 from instantrt_bench.full_size.numbers import LIMIT, compare_step
 from instantrt_bench.full_size.scales import SCALES, SDXL, SMALL
+from instantrt_engines.graph import load_graph
+from instantrt_engines.onnxruntime_cuda.kernels import kernel_table, types_of
+from instantrt_engines.onnxruntime_cuda.rewrite import rewrite_for_cuda
 from instantrt_export.networks.builders import BUILDERS, build_network
 
 
@@ -144,6 +147,10 @@ def test_the_whole_run_at_a_small_scale(tmp_path: Path) -> None:
         assert network["activation_bytes"] > 0
         assert 0 < network["peak_memory_gb"] <= report["peak_memory_gb"]
     assert report["total_seconds"] >= sum(n["build_seconds"] for n in report["networks"])
+    for network in network_contracts(dims):
+        model = load_graph(tmp_path / "bundle" / "onnx" / f"{network}.onnx")
+        rewritten = rewrite_for_cuda(model)
+        assert set(kernel_table().missing(rewritten, types_of(model, rewritten))) == set(), network
     table = (tmp_path / "full-size.md").read_text()
     assert all(network["name"] in table for network in report["networks"])
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument
 from instantrt.cli.command import Command, ExitStatus, print_json
+from instantrt.engine import ONNXRUNTIME_CUDA
 from instantrt.errors import DeviceError, MissingExtraError
 from instantrt.version import __version__
 
@@ -43,6 +44,8 @@ _RTX = ("tensorrt-rtx-cu13-bindings", "onnxruntime-ep-nv-tensorrt-rtx-cu13")
 _BUILD = ("onnx", "onnx-graphsurgeon", "onnxruntime")
 _CUDA = ("cuda-core", "cuda-bindings")
 
+INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}  # distributions that hold all of another one
+
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
@@ -50,6 +53,7 @@ ABILITIES = (
     Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, "tensorrt-rtx"),
     Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", needs_gpu=True),
     Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt"),
+    Ability("generate on NVIDIA GPUs (onnxruntime-cuda)", ("onnxruntime-gpu", *_CUDA), "cuda", True, ONNXRUNTIME_CUDA),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
 
@@ -145,14 +149,23 @@ def examine(ability: Ability, no_gpu: str | None) -> Finding:
     """Check one ability's distributions and, where it needs one, the GPU; ``no_gpu`` says why there is none."""
     installed, missing = {}, []
     for name in ability.distributions:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
+        found = next((n for n in (name, *INSTEAD.get(name, ())) if _is_installed(n)), None)
+        if found is None:
             missing.append(name)
+        else:
+            installed[found] = version(found)
     hint = f'pip install "instantrt[{ability.extra}]"' if missing else None
     if ability.needs_gpu and no_gpu and not set(_CUDA) & set(missing):
         missing.append(f"an NVIDIA GPU with its driver ({no_gpu})")
     return Finding(ability.name, not missing, installed, tuple(missing), hint)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _load() -> Callable[[DoctorOptions], ExitStatus]:

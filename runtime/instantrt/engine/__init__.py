@@ -18,7 +18,9 @@ if TYPE_CHECKING:  # command lines import this package and shall not wait for nu
     from instantrt.contracts import NetworkContract
     from instantrt.device import Buffer, Device, Stream
 
-__all__ = ["BusyTime", "Engine", "Target", "TargetOptions"]
+__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_CUDA", "BusyTime", "Engine", "Target", "TargetOptions"]
+
+ONNXRUNTIME, ONNXRUNTIME_CUDA = "onnxruntime", "onnxruntime-cuda"  # targets; those of TensorRT are FLAVOURS
 
 NUMBERS = {"threads": THREADS, "device": Range(0, 2**31 - 1), "weight_budget_bytes": Range(0, 2**63 - 1)}
 """The ranges of those of a target's options that are numbers."""
