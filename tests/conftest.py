@@ -21,6 +21,7 @@ from randomness import drawing_for, fresh_rng
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble
+    from doubles.onnxruntime_cuda_double import OnnxRuntimeCudaDouble
     from doubles.tensorrt_double import TensorRTDouble
     from instantrt.device.cuda import CudaDevice
 
@@ -189,7 +190,10 @@ def cuda_device() -> Iterator[CudaDevice]:
 
 @pytest.fixture(scope="session")
 def nano_plans(request: pytest.FixtureRequest, made_once: MadeOnce) -> Path:
-    """The nano bundle with real TensorRT-RTX plans for 64x64 pictures, 1 to 4 slots, built once. Read only."""
+    """The nano bundle with real TensorRT-RTX plans for 64x64 pictures, 1 to 4 slots, built once. Read only.
+
+    It has the graphs for onnxruntime-cuda too, which take every size.
+    """
     from instantrt.cli import main
 
     pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="needs the rtx extra")
@@ -198,6 +202,7 @@ def nano_plans(request: pytest.FixtureRequest, made_once: MadeOnce) -> Path:
     def plan(bundle: Path) -> None:
         shutil.copytree(source, bundle)
         assert main(["build", str(bundle), "--target", "tensorrt-rtx", "--slots", "1:1:4", "--sizes", "64x64"]) == 0
+        assert main(["build", str(bundle), "--target", "onnxruntime-cuda"]) == 0
 
     return made_once("planned", plan)
 
@@ -253,6 +258,40 @@ def tensorrt_double(
     assert cuda_double.broken_rules() == []
     gc.collect()
     assert cuda_double.live() == before
+
+
+@pytest.fixture
+def onnxruntime_cuda_double(
+    cuda_double: CudaDouble, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[OnnxRuntimeCudaDouble]:
+    """A double of onnxruntime-gpu in the place of onnxruntime. Afterwards nothing may be left on the device."""
+    from doubles.onnxruntime_cuda_double import OnnxRuntimeCudaDouble
+
+    before = cuda_double.live()
+    double = OnnxRuntimeCudaDouble(cuda_double)
+    monkeypatch.setitem(sys.modules, "onnxruntime", double.module)
+    yield double
+    assert double.violations == []
+    assert cuda_double.broken_rules() == []
+    gc.collect()
+    assert cuda_double.live() == before
+
+
+@pytest.fixture
+def executing_graphs(request: pytest.FixtureRequest) -> None:
+    """ONNX Runtime's CUDA provider works here: on a GPU, or as a double on the stand-in driver. Skipped otherwise."""
+    from doubles.cuda_double import CudaDouble
+    from instantrt.engine.onnxruntime_cuda import import_onnxruntime_gpu
+    from instantrt.errors import InstantRTError
+
+    if CudaDouble.loaded() is not None:
+        request.getfixturevalue("onnxruntime_cuda_double")
+        return
+    request.getfixturevalue("cuda_device")
+    try:
+        import_onnxruntime_gpu()
+    except InstantRTError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -125,6 +125,7 @@ class _IdleTarget:
     name = "idle"
     warnings = ()
     residency: Residency = "resident"
+    capturable = True
 
     def __init__(self) -> None:
         self.device = HostDevice()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.outputs import check_files, check_folder
+from instantrt.engine import ONNXRUNTIME_CUDA
 from instantrt.engine.flavours import FLAVOURS
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class BuildCommandOptions:
 def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `instantrt build`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--target", required=True, choices=(*FLAVOURS, "onnxruntime"))
+    parser.add_argument("--target", required=True, choices=(*FLAVOURS, ONNXRUNTIME_CUDA, "onnxruntime"))
     parser.add_argument("--only", nargs="+", metavar="NETWORK", help="build only these networks")
     parser.add_argument("--force", action="store_true", help="build again what is still valid")
     shapes = parser.add_argument_group("sizes that the plans accept (default: one static size)")

@@ -13,6 +13,7 @@ import onnx
 from instantrt.atomic import check_output, output_errors, sync, sync_folder
 from instantrt.bundle import Bundle
 from instantrt.contracts import NetworkContract
+from instantrt.engine import ONNXRUNTIME_CUDA
 from instantrt.errors import BundleError, RequestError
 from instantrt.lock import locked
 from instantrt.plan import (
@@ -101,7 +102,7 @@ def build_plans(
     """
     support = build_support_of(request.target)
     support.check(request.options)
-    contracts = [bundle.contracts[name] for name in _chosen(bundle, request.only)]
+    contracts = [bundle.contracts[name] for name in chosen_networks(bundle, request.only)]
     profiles = {c.name: profiles_for(c, request.shapes, bundle.manifest) for c in contracts}
     api = support.load()
     support.check_version(request.options, api.version)
@@ -121,7 +122,7 @@ def build_plans(
             tuned_for=tuned_for,
             options=support.identity(request.options),
         )
-        yield Building(bundle, request, support, api, contract, identity, progress, log_file).ensure()
+        yield TensorRTBuilding(bundle, request, contract, identity, progress, support, api, log_file).ensure()
 
 
 def _check_products(
@@ -150,7 +151,7 @@ def build_support_of(target: str) -> BuildSupport:
     Raises:
         RequestError: nothing; says which targets have plans.
     """
-    known = f"use one of: {', '.join(BUILD_SUPPORT)}"
+    known = f"use one of: {', '.join((*BUILD_SUPPORT, ONNXRUNTIME_CUDA))}"
     if target == "onnxruntime":
         found = "it runs a bundle's ONNX files as they are"
         raise RequestError("there is nothing to build for onnxruntime", found=found, hint=known)
@@ -161,16 +162,17 @@ def build_support_of(target: str) -> BuildSupport:
 
 @dataclass(frozen=True)
 class Building:
-    """One network on its way to a valid plan."""
+    """One network on its way to a valid plan, whichever target makes it."""
 
     bundle: Bundle
     request: BuildRequest
-    support: BuildSupport
-    api: TensorRT
     contract: NetworkContract
     wanted: PlanIdentity
     progress: BuildProgress
-    log_file: LogFile | None
+
+    def make(self, partial: Path) -> Measured:
+        """Write the plan to a file that lies beside its final place."""
+        raise NotImplementedError
 
     def ensure(self) -> BuildResult:
         """The valid plan that is there, or a new one. Waits while another process builds the same network."""
@@ -217,20 +219,9 @@ class Building:
         return plan.record, ""
 
     def _build(self, plan: Path) -> PlanRecord:
-        onnx_path = self.bundle.onnx(self.contract.name)
-        model = load_graph(onnx_path)
-        if self.request.options.fp32_attention:
-            widen_attention(model)
-        largest = [ShapedGraph.at(model, self.contract, corner(p, 2)) for p in self.wanted.profiles]
-        if not self.request.allow_slow:
-            check_precision(self.contract.name, largest[0], self.bundle.precision, self.request.options.asked)
         partial = plan.with_suffix(".plan.partial")
         try:
-            measured = self._compile(model, onnx_path, partial)
-            if not self.request.allow_slow:
-                for graph, activation in zip(largest, measured.activation_bytes, strict=False):
-                    check_attention(self.contract.name, attention_memory(graph), activation)
-            return self._put_in_place(partial, plan, measured)
+            return self._put_in_place(partial, plan, self.make(partial))
         finally:
             partial.unlink(missing_ok=True)
 
@@ -252,6 +243,33 @@ class Building:
             write_record(self.bundle.folder, record)
             self._new_path.replace(plan)
         return record
+
+    def _report(self, phase: str, share: float) -> None:
+        self.progress(self.contract.name, phase, share)
+
+
+@dataclass(frozen=True)
+class TensorRTBuilding(Building):
+    """A plan of TensorRT, checked for what would make it slow."""
+
+    support: BuildSupport
+    api: TensorRT
+    log_file: LogFile | None
+
+    def make(self, partial: Path) -> Measured:
+        """Compile the plan."""
+        onnx_path = self.bundle.onnx(self.contract.name)
+        model = load_graph(onnx_path)
+        if self.request.options.fp32_attention:
+            widen_attention(model)
+        largest = [ShapedGraph.at(model, self.contract, corner(p, 2)) for p in self.wanted.profiles]
+        if not self.request.allow_slow:
+            check_precision(self.contract.name, largest[0], self.bundle.precision, self.request.options.asked)
+        measured = self._compile(model, onnx_path, partial)
+        if not self.request.allow_slow:
+            for graph, activation in zip(largest, measured.activation_bytes, strict=False):
+                check_attention(self.contract.name, attention_memory(graph), activation)
+        return measured
 
     def _compile(self, model: onnx.ModelProto, onnx_path: Path, out: Path) -> Measured:
         """With attentions as operators, which TensorRT fuses or refuses; if it refuses, with all decomposed.
@@ -286,11 +304,9 @@ class Building:
     def _attempt(self, job: Job, out: Path) -> Measured:
         return build_plan(self.api, job, out, self._report, BuildLog(self.log_file))
 
-    def _report(self, phase: str, share: float) -> None:
-        self.progress(self.contract.name, phase, share)
 
-
-def _chosen(bundle: Bundle, only: Iterable[str] | None) -> list[str]:
+def chosen_networks(bundle: Bundle, only: Iterable[str] | None) -> list[str]:
+    """The names of the networks to build, in the order of a request; all that the bundle has if None."""
     names = list(bundle.manifest.networks) if only is None else list(only)
     unknown = [name for name in names if name not in bundle.contracts]
     if unknown:

@@ -23,7 +23,7 @@ def _load_build() -> Callable[[BuildCommandOptions], ExitStatus]:
 
 BUILD = Command(
     "build",
-    "build a bundle's networks into TensorRT plans",
+    "build a bundle's networks into plans for NVIDIA GPUs",
     BuildCommandOptions,
     add_build_arguments,
     _load_build,

@@ -16,7 +16,7 @@ is decomposed in fp16 it fuses as well; :mod:`instantrt_engines.checks` looks wh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from math import sqrt
 from typing import Any
 
@@ -52,15 +52,25 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     chosen = {
         n.output[0]
         for n in attentions
-        if everywhere or _is_masked(n) or (_is(n.input[0], types, TensorProto.FLOAT) and n.input[0] not in widened)
+        if everywhere or is_masked(n) or (_is(n.input[0], types, TensorProto.FLOAT) and n.input[0] not in widened)
     }
     chosen |= _sharing_a_query(attentions, types)
+    decompose_attentions(model, chosen)
+    return len(chosen)
+
+
+def decompose_attentions(model: onnx.ModelProto, chosen: Container[str]) -> None:
+    """Replaces the Attention nodes with these outputs by the nodes that they stand for, in place.
+
+    Raises:
+        ValueError: as :func:`decompose_attention`.
+    """
+    types = tensor_types(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        nodes.extend(_decomposed(model.graph, node, types) if set(node.output) & chosen else [node])
+        nodes.extend(_decomposed(model.graph, node, types) if node.output[0] in chosen else [node])
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return len(chosen)
 
 
 def tensor_types(model: onnx.ModelProto) -> Types:
@@ -85,7 +95,8 @@ def _is(name: str, types: Types, element: int) -> bool:
     return name in types and types[name].elem_type == element
 
 
-def _is_masked(node: onnx.NodeProto) -> bool:
+def is_masked(node: onnx.NodeProto) -> bool:
+    """Whether an Attention has a mask."""
     return len(node.input) > 3 and bool(node.input[3])
 
 
@@ -140,7 +151,7 @@ def _decomposed(graph: onnx.GraphProto, node: onnx.NodeProto, types: Types) -> l
     scale = subgraph.number("scale", attributes.get("scale", 1 / sqrt(width)))
     transposed = subgraph.add("Transpose", [k], "k_transposed", perm=[0, 1, 3, 2])
     scores = subgraph.add("MatMul", [subgraph.add("Mul", [q, scale], "q_scaled"), transposed], "scores")
-    if _is_masked(node):
+    if is_masked(node):
         scores = _masked(subgraph, scores, node.input[3], types)
     weights = subgraph.add("Softmax", [scores], "weights", axis=-1)
     if not heads:

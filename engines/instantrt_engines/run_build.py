@@ -9,9 +9,11 @@ from rich.table import Table
 
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
+from instantrt.engine import ONNXRUNTIME_CUDA
 from instantrt_engines.arguments import BuildCommandOptions
 from instantrt_engines.build import BuildRequest, BuildResult, build_plans
 from instantrt_engines.log import LogFile
+from instantrt_engines.onnxruntime_cuda.build import rewrite_graphs
 from instantrt_engines.options import BuildOptions
 from instantrt_engines.profiles import ShapeOptions
 from instantrt_engines.tables import megabytes, wide_console
@@ -23,8 +25,13 @@ def run_build(options: BuildCommandOptions) -> ExitStatus:
     results = []
     log_file = nullcontext(None) if options.log is None else closing(LogFile(options.log))
     with log_file as log, ProgressDisplay() as display:
-        for result in build_plans(
-            bundle, request, lambda network, phase, share: display.show(network, share, 1.0, phase), log
+
+        def progress(network: str, phase: str, share: float) -> None:
+            display.show(network, share, 1.0, phase)
+
+        rewrites = options.target == ONNXRUNTIME_CUDA
+        for result in (
+            rewrite_graphs(bundle, request, progress) if rewrites else build_plans(bundle, request, progress, log)
         ):
             results.append(result)
     if options.json:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from instantrt.atomic import check_output
 from instantrt.bundle import MANIFEST, Manifest, PictureSizes, network_files
 from instantrt.contracts import NET_DTYPES, Precision
 from instantrt.errors import OutputError
+from instantrt.version import version_of
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.export import ExportedNetwork, ExportProgress, chosen_networks, export_bundle
 from instantrt_export.picture_sizes import export_shapes
@@ -120,5 +120,5 @@ def _manifest(
         scheduler=dict(checkpoint.scheduler_config),
         force_zeros_for_empty_prompt=bool(checkpoint.model_index.get("force_zeros_for_empty_prompt", True)),
         networks={name: network_files(name)[0] for name in networks},
-        made_by={name: version(name) for name in MAKERS},
+        made_by={name: version_of(name) for name in MAKERS},
     )

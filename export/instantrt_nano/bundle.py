@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 from instantrt.atomic import output_errors
@@ -12,6 +11,7 @@ from instantrt.bundle import Bundle, PictureSizes
 from instantrt.cli.outputs import check_folder
 from instantrt.errors import BundleError
 from instantrt.lock import locked
+from instantrt.version import __version__
 from instantrt_export.bundle import write_bundle
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_nano.digests import checkpoint_digest
@@ -28,7 +28,7 @@ def cached_bundle(cache: Path) -> Path:
     Raises:
         OutputError: the cache folder cannot be written, found out before the export where possible.
     """
-    folder = cache / f"nano-{version('instantrt')}-{checkpoint_digest(TRAINED)[:16]}"
+    folder = cache / f"nano-{__version__}-{checkpoint_digest(TRAINED)[:16]}"
     if _is_whole(folder):
         return folder
     check_folder(cache)

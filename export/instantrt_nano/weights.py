@@ -19,7 +19,10 @@ _CONTROL_PICTURE, _CONTROL_PICTURE_GAIN = "controlnet_cond_embedding", 2.2
 
 
 def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
-    """Overwrites every parameter of ``module`` with numbers that depend on its name, ``label`` and ``seed`` only."""
+    """Overwrites every parameter of ``module`` with numbers that depend on its name, ``label`` and ``seed``.
+
+    They are drawn on the parameter's device; each kind of device draws others.
+    """
     norms = {n for n, m in module.named_modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm)}
     embeddings = {n for n, m in module.named_modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
@@ -27,7 +30,7 @@ def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
             if parameter.is_meta:  # left out on purpose
                 continue
             layer, _, kind = name.rpartition(".")
-            noise = seeded_normal(parameter.shape, f"{label}.{name}", seed)
+            noise = seeded_normal(parameter.shape, f"{label}.{name}", seed, parameter.device)
             if kind == "bias" or layer in norms:
                 value = 0.1 * noise + (kind == "weight")
             elif layer in embeddings or parameter.ndim < 2:
@@ -37,11 +40,13 @@ def fill_with_random(module: nn.Module, label: str, seed: int) -> None:
             parameter.copy_(value)
 
 
-def seeded_normal(shape: torch.Size | tuple[int, ...], label: str, seed: int) -> Tensor:
-    """Standard normal float32 numbers from torch's CPU generator."""
+def seeded_normal(
+    shape: torch.Size | tuple[int, ...], label: str, seed: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal float32 numbers from torch's generator on ``device``."""
     digest = zlib.crc32(f"{seed} {label}".encode())  # torch's CPU generator uses the lower 32 bits of a seed only
-    generator = torch.Generator("cpu").manual_seed(digest)
-    return torch.randn(shape, generator=generator)
+    generator = torch.Generator(device).manual_seed(digest)
+    return torch.randn(shape, generator=generator, device=device)
 
 
 def _gain(layer: str) -> float:

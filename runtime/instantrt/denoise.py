@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import perf_counter_ns, sleep
 from typing import Any, Literal
+from weakref import finalize
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +141,8 @@ class DenoiseLoop:
         dims: the bundle's sizes.
         precision: the bundle's network dtype.
         shape: slots, guidance batch and picture size.
-        eager: put every call on the stream anew instead of launching a captured graph, for debugging.
+        eager: put every call on the stream anew instead of launching a captured graph, for debugging; targets that
+            cannot be captured always run so.
         loaded: load the engines at once; without, :meth:`load` is to be called before :meth:`launch`.
     """
 
@@ -155,7 +157,7 @@ class DenoiseLoop:
         loaded: bool = True,
     ) -> None:
         self.shape = shape
-        self._target, self._eager = target, eager
+        self._target, self._eager = target, eager or not target.capturable
         self._device: Device = target.device
         self._engines: tuple[Engine, ...] = ()
         contracts = network_contracts(dims)
@@ -167,7 +169,7 @@ class DenoiseLoop:
                 )
                 for name, spec in specs.items()
             }
-            self._marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
+            self._idle_marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
             self._loaded = owned.enter_context(ExitStack())
             if loaded:
                 self.load()
@@ -239,6 +241,8 @@ class DenoiseLoop:
     ) -> LoopRun:
         """Launch the graph ``calls`` times; at most ``in_flight`` of them are unfinished at any time.
 
+        Another run may be launched before this one is finished: each has events of its own.
+
         The host never waits for the stream: it looks at events, and sleeps while too many calls are unfinished.
 
         Args:
@@ -251,13 +255,15 @@ class DenoiseLoop:
             CancelledError: ``cancelled`` answered yes; calls in flight still finish.
         """
         stream = self._device.stream
-        run = LoopRun(self._marks[: calls + 1], on_call, cancelled)
-        stream.record(self._marks[0])
+        marks = self._take_marks(calls + 1)
+        run = LoopRun(marks, on_call, cancelled)
+        finalize(run, self._idle_marks.extend, marks)  # times may be read as long as the run is there
+        stream.record(marks[0])
         for call in range(1, calls + 1):
             start, busy, waited = perf_counter_ns(), self._busy_ns(), run.waited_ns
             run.follow(call - in_flight)
             self._launch()
-            stream.record(self._marks[call])
+            stream.record(marks[call])
             run.launched = call
             idle = self._busy_ns() - busy + run.waited_ns - waited
             run.overhead_us.append((perf_counter_ns() - start - idle) / 1e3)
@@ -273,6 +279,14 @@ class DenoiseLoop:
 
     def _forget_engines(self) -> None:
         self._engines = ()
+
+    def _take_marks(self, count: int) -> list[Event]:
+        """Events that no other run has; new ones only while earlier runs are not over."""
+        while len(self._idle_marks) < count:
+            self._idle_marks.append(self._owned.enter_context(closing(self._device.event())))
+        taken = self._idle_marks[:count]
+        del self._idle_marks[:count]
+        return taken
 
     def _captured(self, owned: ExitStack) -> Callable[[], None]:
         return owned.enter_context(closing(self._device.capture(self._step))).launch

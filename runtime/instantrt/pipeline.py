@@ -129,7 +129,7 @@ class InstantID:
             target: what executes the networks, a key of :data:`instantrt.targets.TARGETS`.
             threads: CPU threads that one network may use, capped to the usable CPUs with a warning in the results; None
                 leaves it to the target (``onnxruntime`` only).
-            device: ordinal of the GPU; None takes the first (TensorRT targets only).
+            device: ordinal of the GPU; None takes the first (targets on GPUs only).
             weight_budget_bytes: device memory for the weights of each network that was built for weight streaming; the
                 rest stays on the host. None keeps all on the device (TensorRT targets only).
             runtime_cache: folder for kernels that were compiled on this machine; None takes the plans' own folder

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from instantrt.bundle import Bundle
-from instantrt.engine import Target, TargetOptions
+from instantrt.engine import ONNXRUNTIME_CUDA, Target, TargetOptions
 from instantrt.engine.flavours import FLAVOURS, Flavour
-from instantrt.engine.onnxruntime import OnnxRuntimeTarget
+from instantrt.engine.onnxruntime import CUDA_OPTIONS, OnnxRuntimeTarget
 from instantrt.errors import MissingExtraError, RequestError
 from instantrt.plain import shown
 
@@ -23,10 +23,27 @@ def _open_tensorrt(flavour: Flavour, bundle: Bundle, options: TargetOptions) -> 
     return TensorRTTarget(flavour, bundle, options)
 
 
+def _open_onnxruntime_cuda(bundle: Bundle, options: TargetOptions) -> Target:
+    try:
+        from instantrt.engine.onnxruntime_cuda import OnnxRuntimeCudaTarget
+    except MissingExtraError as error:
+        raise MissingExtraError(f"Running on {ONNXRUNTIME_CUDA}", "cuda", str(error.found)) from error
+    return OnnxRuntimeCudaTarget(bundle, options)
+
+
 TARGETS: dict[str, Opener] = {
     OnnxRuntimeTarget.name: OnnxRuntimeTarget,
+    ONNXRUNTIME_CUDA: _open_onnxruntime_cuda,
     **{name: partial(_open_tensorrt, flavour) for name, flavour in FLAVOURS.items()},
 }
+
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    OnnxRuntimeTarget.name: OnnxRuntimeTarget.options,
+    ONNXRUNTIME_CUDA: CUDA_OPTIONS,
+    **{name: flavour.options for name, flavour in FLAVOURS.items()},
+}
+"""The fields of :class:`TargetOptions` that each target has."""
 
 
 def check_target(name: str, options: TargetOptions) -> None:
@@ -37,9 +54,8 @@ def check_target(name: str, options: TargetOptions) -> None:
     """
     if not isinstance(name, str) or name not in TARGETS:
         raise RequestError("unknown target", found=shown(name), hint=f"use one of: {', '.join(TARGETS)}")
-    if name in FLAVOURS:
-        options.check(name, FLAVOURS[name].options)
-    else:
+    options.check(name, OPTIONS[name])
+    if name == OnnxRuntimeTarget.name:
         OnnxRuntimeTarget.check(options)
 
 

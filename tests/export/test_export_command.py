@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,12 @@ import pytest
 
 from doubles.checkpoints import UNET, rewrite_weights
 from instantrt import InstantID
-from instantrt.bundle import MANIFEST, Bundle
+from instantrt.bundle import MANIFEST, Bundle, PictureSizes
 from instantrt.cli import main
+from instantrt.version import __version__
 from instantrt_export import bundle as module
+from instantrt_export.bundle import write_bundle
+from instantrt_export.checkpoint import Checkpoint
 
 SIZES = ["--min-size", "64x64", "--max-size", "256x256"]
 SMALL = "image_projection"  # exported in seconds
@@ -61,6 +65,22 @@ def test_a_mistake_changes_nothing(
     assert export(nano_checkpoint, bundle, *arguments) == 1
     assert said in capsys.readouterr().err
     assert content(bundle) == before
+
+
+def test_a_source_tree_that_is_not_installed_exports(
+    nano_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = metadata.Distribution.from_name
+
+    def not_ours(name: str) -> metadata.Distribution:
+        if name == "instantrt":
+            raise metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", not_ours)
+    sizes = PictureSizes((64, 64), (64, 64), (64, 64))
+    write_bundle(Checkpoint.open(str(nano_checkpoint)), tmp_path / "bundle", sizes, only=["image_projection"])
+    assert Bundle.open(tmp_path / "bundle").manifest.made_by["instantrt"] == __version__
 
 
 def test_another_checkpoint_of_the_same_sizes_is_refused(folder: Path, bundle: Path, capsys) -> None:

@@ -17,6 +17,10 @@ from instantrt_bench.full_size.checkpoint import allocate, random_checkpoint
 from instantrt_bench.full_size.measure import run_measured
 from instantrt_bench.full_size.numbers import LIMIT, compare_step
 from instantrt_bench.full_size.scales import SCALES, SDXL, SMALL
+from instantrt_engines.graph import load_graph
+from instantrt_engines.onnxruntime_cuda.kernels import kernel_table, types_of
+from instantrt_engines.onnxruntime_cuda.rewrite import rewrite_for_cuda
+from instantrt_export.networks.builders import BUILDERS, build_network
 
 
 def test_the_full_scale_has_sdxls_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +79,20 @@ def test_only_the_parts_that_a_network_uses_get_memory(files: Path) -> None:
     assert all(name.startswith("controlnet_cond_embedding.") for name in there)
 
 
+@pytest.mark.parametrize("network", BUILDERS)
+def test_networks_are_made_without_files_and_nowhere_but_on_the_device_that_is_named(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device, which draws no numbers and which nothing of the CPU can be computed with."""
+
+    def normal(shape: tuple[int, ...], _label: str, _seed: int, device: torch.device) -> torch.Tensor:
+        return torch.randn(shape, device=device)
+
+    monkeypatch.setattr("instantrt_bench.full_size.checkpoint.seeded_normal", normal)
+    module = build_network(network, random_checkpoint(SMALL, None, 0, device="meta"), torch.float16)
+    assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
+
+
 def test_an_unknown_buffer_is_refused() -> None:
     with torch.device("meta"):
         module = torch.nn.BatchNorm2d(3)
@@ -129,6 +147,10 @@ def test_the_whole_run_at_a_small_scale(tmp_path: Path) -> None:
         assert network["activation_bytes"] > 0
         assert 0 < network["peak_memory_gb"] <= report["peak_memory_gb"]
     assert report["total_seconds"] >= sum(n["build_seconds"] for n in report["networks"])
+    for network in network_contracts(dims):
+        model = load_graph(tmp_path / "bundle" / "onnx" / f"{network}.onnx")
+        rewritten = rewrite_for_cuda(model)
+        assert set(kernel_table().missing(rewritten, types_of(model, rewritten))) == set(), network
     table = (tmp_path / "full-size.md").read_text()
     assert all(network["name"] in table for network in report["networks"])
 

@@ -39,6 +39,12 @@ def random(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return fresh_rng().integers(-99, 99, shape).astype(dtype)
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20])
+def test_freed_memory_goes_back_to_the_gpu_unless_it_is_to_be_kept(cuda_device: CudaDevice, kept_bytes: int) -> None:
+    with CudaDevice(kept_bytes=kept_bytes) as device:
+        assert device._pool.attributes.release_threshold == kept_bytes
+
+
 def test_buffers_start_at_zero_and_parts_share_their_memory(cuda_device: CudaDevice) -> None:
     buffer = cuda_device.allocate((2, 3, 4), F32)
     assert not cuda_device.download(buffer).any()

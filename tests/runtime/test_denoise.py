@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostBuffer, HostDevice
 from instantrt.diagnosis import not_finite_error
+from instantrt.engine import BusyTime
 from instantrt.errors import CancelledError
 from instantrt.samplers import StepTable
 from randomness import fresh_rng
@@ -61,6 +64,7 @@ class LinearEngine:
 
 class LinearTarget:
     name = "linear"
+    capturable = True
 
     def __init__(self) -> None:
         self.device = HostDevice()
@@ -126,6 +130,45 @@ def test_the_loop_applies_every_row_of_the_table_in_order(rows: int, guidance_ba
     np.testing.assert_allclose(loop.latents()[0], expected_latents(slot), rtol=1e-4, atol=1e-6)
     assert [engine.runs for engine in target.engines] == [rows, rows]
     assert len(times.call_ms) == len(times.overhead_us) == rows
+
+
+def test_a_run_that_is_launched_before_another_is_finished_leaves_that_ones_times_alone() -> None:
+    loop, _ = make_loop()
+    loop.load_slot(0, random_slot(200))
+    first = loop.launch(80)
+    expected = first.finish()
+    others = [loop.launch(80), loop.launch(39)]
+    assert first.finish() == expected
+    assert [len(run.finish().call_ms) for run in others] == [80, 39]
+    del first, others
+    assert len(loop._idle_marks) == 81 + 81 + 40  # all that were made, to be used again
+    loop.load_slot(0, random_slot(200))
+    loop.run(200)
+    assert len(loop._idle_marks) == 81 + 81 + 40
+
+
+def test_a_target_that_cannot_be_captured_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LinearTarget, "capturable", False)
+    monkeypatch.setattr(HostDevice, "capture", lambda *_: pytest.fail("it was captured"))
+    loop, _ = make_loop()
+    slot = random_slot(4)
+    loop.load_slot(0, slot)
+    loop.run(4)
+    np.testing.assert_allclose(loop.latents()[0], expected_latents(slot), rtol=1e-4, atol=1e-6)
+
+
+def test_executions_on_another_thread_are_not_taken_off_the_hosts_time() -> None:
+    busy = BusyTime()
+
+    def execute() -> int:
+        with busy.measured():
+            sleep(1e-3)
+        return busy.ns
+
+    with ThreadPoolExecutor(1) as stream:
+        assert stream.submit(execute).result() >= 1e6
+    assert busy.ns == 0
+    assert execute() >= 1e6
 
 
 def test_capturing_runs_nothing() -> None:

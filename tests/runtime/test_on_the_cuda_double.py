@@ -22,6 +22,7 @@ TESTS = Path(__file__).parents[1]
 FILES = ("engines/test_gpu_of_the_build.py", "runtime/test_cuda_device.py")
 FILES_WITH_PLANS = (
     "engines/test_kept_memory.py",
+    "runtime/test_onnxruntime_cuda.py",
     "runtime/test_residency.py",
     "runtime/test_tensorrt_engine.py",
     "runtime/test_tensorrt_faults.py",

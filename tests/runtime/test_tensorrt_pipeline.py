@@ -1,4 +1,4 @@
-"""Requests through TensorRT: the same latents as on the CPU, through one captured graph per shape and nothing else.
+"""Requests on GPUs: the same latents as on the CPU; TensorRT through one captured graph per shape and nothing else.
 
 Runs on a GPU, and on the doubles above the stand-in driver (test_on_the_cuda_double.py). Tests that read the driver's
 log need the latter.
@@ -44,7 +44,7 @@ COVERING = [
 ]
 
 TOLERANCE_GPU = 5e-3  # kernels of another library
-TOLERANCE_DOUBLE = 1e-6
+TOLERANCE_DOUBLE = {"tensorrt-rtx": 1e-6, "onnxruntime-cuda": 1e-4}  # of the same graphs, and of rewritten ones
 
 ALLOWED_IN_LOOP = {"cuGraphLaunch", "cuEventRecord", "cuEventQuery", "cuCtxSetCurrent", "cuCtxGetCurrent"}
 
@@ -59,9 +59,16 @@ def request_of(astronaut: npt.NDArray[np.uint8]) -> Any:
     return make
 
 
-@pytest.fixture
-def pipeline(executing: None, planned_bundle: Path, tmp_path: Path) -> Iterator[InstantID]:
-    with InstantID.load(planned_bundle, target="tensorrt-rtx", runtime_cache=tmp_path) as loaded:
+# What executes on a GPU, and the fixture that says whether it can here.
+EXECUTING = {"tensorrt-rtx": "executing", "onnxruntime-cuda": "executing_graphs"}
+captured = pytest.mark.parametrize("pipeline", ["tensorrt-rtx"], indirect=True)  # tests of what is captured
+
+
+@pytest.fixture(params=EXECUTING)
+def pipeline(request: pytest.FixtureRequest, planned_bundle: Path, tmp_path: Path) -> Iterator[InstantID]:
+    request.getfixturevalue(EXECUTING[request.param])
+    options = {"runtime_cache": tmp_path} if request.param == "tensorrt-rtx" else {}
+    with InstantID.load(planned_bundle, target=request.param, **options) as loaded:
         yield loaded
 
 
@@ -83,7 +90,7 @@ def compare(pipeline: InstantID, on_cpu: InstantID, request_of: Any, cases: list
     from doubles.cuda_double import CudaDouble
 
     double = CudaDouble.loaded()
-    tolerance = TOLERANCE_GPU if double is None else TOLERANCE_DOUBLE
+    tolerance = TOLERANCE_GPU if double is None else TOLERANCE_DOUBLE[pipeline._target.name]
     shapes = set()
     for steps, guidance, samples, sampler, mask in cases:
         request = request_of(
@@ -95,7 +102,7 @@ def compare(pipeline: InstantID, on_cpu: InstantID, request_of: Any, cases: list
         assert np.isfinite(found.latents).all()
         shapes.add((samples, guidance > 1))
     if double is not None:
-        assert graphs_made(double) == len(shapes)
+        assert graphs_made(double) == len(shapes) * pipeline._target.capturable
 
 
 def test_latents_are_those_of_the_cpu_through_one_graph_per_shape(
@@ -126,6 +133,7 @@ def loop_calls(double: CudaDouble) -> list[list[Entry]]:
     return [calls[a:b] for a, b in pairwise(launches)]
 
 
+@captured
 @pytest.mark.parametrize(("steps", "sampler", "calls"), [(4, "euler", 4), (30, "ddim", 30), (20, "heun", 39)])
 def test_a_step_is_one_launch_and_nothing_else(
     pipeline: InstantID, cuda_double: CudaDouble, request_of: Any, steps: int, sampler: str, calls: int
@@ -141,6 +149,7 @@ def test_a_step_is_one_launch_and_nothing_else(
         assert set(names) <= ALLOWED_IN_LOOP
 
 
+@captured
 def test_a_graph_holds_two_executions_and_three_copies_between_buffers(
     pipeline: InstantID, cuda_double: CudaDouble, request_of: Any
 ) -> None:
@@ -150,6 +159,7 @@ def test_a_graph_holds_two_executions_and_three_copies_between_buffers(
     assert [entry.name for entry in inside] == (["host function"] * 2 + ["copy DtoD"] * 3) * 4
 
 
+@captured
 def test_uploads_come_before_the_loop_and_one_download_after_it(
     pipeline: InstantID, cuda_double: CudaDouble, request_of: Any
 ) -> None:
@@ -165,6 +175,7 @@ def test_uploads_come_before_the_loop_and_one_download_after_it(
     assert cuda_double.count("cuStreamSynchronize") == 1
 
 
+@captured
 def test_the_same_request_twice_takes_the_same_kernels_and_new_steps_compile_nothing(
     pipeline: InstantID, tensorrt_double: TensorRTDouble, request_of: Any
 ) -> None:
@@ -198,6 +209,7 @@ def test_with_tensorrts_own_choice_the_same_request_would_take_other_kernels_the
     assert [kind for name, kind in tensorrt_double.kernels if name == "vae_decoder"] == ["general", "specialised"]
 
 
+@captured
 def test_prompts_and_faces_that_come_again_are_remembered(
     pipeline: InstantID, tensorrt_double: TensorRTDouble, request_of: Any, astronaut: npt.NDArray[np.uint8]
 ) -> None:
@@ -258,6 +270,7 @@ def test_a_cancelled_request_stops_within_the_window_and_leaves_the_rest_right(
     np.testing.assert_array_equal(pipeline.run(request).latents, expected)
 
 
+@captured
 def test_at_most_so_many_calls_are_unfinished(pipeline: InstantID, cuda_double: CudaDouble, request_of: Any) -> None:
     cuda_double.clear_log()
     pipeline.run(request_of(steps=25))
@@ -271,6 +284,7 @@ def test_at_most_so_many_calls_are_unfinished(pipeline: InstantID, cuda_double: 
     assert 1 < most <= IN_FLIGHT
 
 
+@captured
 def test_without_capture_every_step_is_put_on_the_stream_anew(
     executing: None, planned_bundle: Path, tmp_path: Path, pipeline: InstantID, request_of: Any
 ) -> None:
@@ -287,6 +301,7 @@ def test_without_capture_every_step_is_put_on_the_stream_anew(
         assert graphs_made(double) == double.count("cuGraphLaunch") == 0
 
 
+@captured
 def test_only_the_latest_shapes_keep_their_graphs(
     pipeline: InstantID, cuda_double: CudaDouble, request_of: Any
 ) -> None:
@@ -296,6 +311,7 @@ def test_only_the_latest_shapes_keep_their_graphs(
     assert graphs_made(cuda_double) == 8
 
 
+@captured
 def test_a_thousand_requests_grow_neither_host_nor_device_memory(
     pipeline: InstantID,
     tensorrt_double: TensorRTDouble,

@@ -61,6 +61,7 @@ class RecordingTarget:
         self._target = target
         self.name, self.device, self.warnings = target.name, target.device, target.warnings
         self.residency: Residency = target.residency
+        self.capturable = target.capturable
         self.spreads: dict[tuple[str, str], Spread] = {}
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:

@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,6 +21,7 @@ from instantrt.bundle import Manifest, PictureSizes, write_manifest
 from instantrt.cli.command import ExitStatus, run_to_status
 from instantrt.cli.outputs import check_folder
 from instantrt.contracts import network_contracts
+from instantrt.version import version_of
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.measure import Measured, run_measured
 from instantrt_bench.full_size.scales import SCALES, Scale
@@ -97,7 +97,7 @@ def full_size(scale: Scale, out: Path, seed: int, options: Sequence[str] = (), *
     side = scale.picture_px
     sizes = PictureSizes((side, side), (side, side), (side, side))
     networks = {name: f"onnx/{name}.onnx" for name in names}
-    made_by = {name: version(name) for name in ("instantrt", "torch", "diffusers", "transformers", "onnx")}
+    made_by = {name: version_of(name) for name in ("instantrt", "torch", "diffusers", "transformers", "onnx")}
     write_manifest(bundle, Manifest(dims, "fp16", sizes, (1, 4), (1, 2), SCHEDULER, True, networks, made_by))
     figures = [_figures(bundle, name, exports[name], _build(bundle, name)) for name in names]
     return {
@@ -107,7 +107,7 @@ def full_size(scale: Scale, out: Path, seed: int, options: Sequence[str] = (), *
         "total_seconds": round(perf_counter() - start, 1),
         "peak_memory_gb": max(f.peak_memory_gb for f in figures),
         "machine": {"cpus": os.cpu_count(), "memory_gb": _machine_memory_gb(), "python": platform.python_version()},
-        "versions": made_by | {"tensorrt-rtx": version("tensorrt-rtx-cu13-bindings")},
+        "versions": made_by | {"tensorrt-rtx": version_of("tensorrt-rtx-cu13-bindings")},
     }
 
 

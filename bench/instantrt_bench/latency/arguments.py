@@ -12,6 +12,7 @@ from instantrt.cli.outputs import check_files, check_folder
 
 SYSTEMS = (
     "runtime-onnxruntime",
+    "runtime-onnxruntime-cuda",
     "runtime-tensorrt",
     "runtime-tensorrt-rtx",
     "reference-eager",

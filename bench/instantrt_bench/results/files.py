@@ -28,11 +28,19 @@ KINDS: tuple[str, ...] = get_args(Kind)
 STATUSES: tuple[str, ...] = get_args(Status)
 
 RUNTIME_ONNXRUNTIME = "runtime-onnxruntime"
+RUNTIME_ONNXRUNTIME_CUDA = "runtime-onnxruntime-cuda"
 RUNTIME_TENSORRT = "runtime-tensorrt"
 RUNTIME_TENSORRT_RTX = "runtime-tensorrt-rtx"
 REFERENCE_EAGER = "reference-eager"
 REFERENCE_COMPILED = "reference-compiled"
-SYSTEMS = (RUNTIME_ONNXRUNTIME, RUNTIME_TENSORRT, RUNTIME_TENSORRT_RTX, REFERENCE_EAGER, REFERENCE_COMPILED)
+SYSTEMS = (
+    RUNTIME_ONNXRUNTIME,
+    RUNTIME_ONNXRUNTIME_CUDA,
+    RUNTIME_TENSORRT,
+    RUNTIME_TENSORRT_RTX,
+    REFERENCE_EAGER,
+    REFERENCE_COMPILED,
+)
 TARGET_OF = {name: name.removeprefix("runtime-") for name in SYSTEMS if name.startswith("runtime-")}
 
 

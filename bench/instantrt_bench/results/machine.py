@@ -8,10 +8,11 @@ import platform
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from instantrt.threads import usable_cpus, useful_threads
+from instantrt.version import version_of
 
 MAX_FOREIGN_CPUS = 0.15  # above it, times on the CPU are not judged
 PACKAGES = (
@@ -98,6 +99,6 @@ def _cpu_model() -> str:
 
 def _version(package: str) -> str | None:
     try:
-        return version(package)
+        return version_of(package)
     except PackageNotFoundError:
         return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from typing import Any
 
 from instantrt.cli.command import Command, CommandGroup, escape_unprintable, run_to_status
+from instantrt.version import __version__
 
 ENTRY_POINTS = "instantrt.commands"
 ORDER = ("export", "build", "inspect", "generate", "bench", "doctor")  # in the help; others follow by name
@@ -23,7 +24,7 @@ def load_commands() -> list[Command[Any] | CommandGroup]:
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands."""
     parser = argparse.ArgumentParser(prog="instantrt", description="InstantID as compiled engines")
-    parser.add_argument("--version", action="version", version=f"instantrt {version('instantrt')}")
+    parser.add_argument("--version", action="version", version=f"instantrt {__version__}")
     below = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in load_commands():
         command.declare(below.add_parser(command.name, help=command.help, description=command.help))

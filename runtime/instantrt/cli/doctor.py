@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument
 from instantrt.cli.command import Command, ExitStatus, print_json
+from instantrt.engine import ONNXRUNTIME_CUDA
 from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.errors import DeviceError, MissingExtraError
+from instantrt.version import __version__
 
 if TYPE_CHECKING:
     from instantrt.device.properties import GpuProperties
@@ -45,6 +47,8 @@ _BUILD = ("onnx", "onnx-graphsurgeon", "onnxruntime")
 _CUDA = ("cuda-core", "cuda-bindings")
 _RTX_FLAVOUR, _DATACENTER = FLAVOURS["tensorrt-rtx"], FLAVOURS["tensorrt"]
 
+INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}  # distributions that hold all of another one
+
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
@@ -52,6 +56,7 @@ ABILITIES = (
     Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, _RTX_FLAVOUR.target, _RTX_FLAVOUR),
     Ability("build TensorRT plans", ("tensorrt", *_BUILD, *_CUDA), "tensorrt,build", True, flavour=_DATACENTER),
     Ability("generate on NVIDIA GPUs (tensorrt)", ("tensorrt", *_CUDA), "tensorrt", True, "tensorrt", _DATACENTER),
+    Ability("generate on NVIDIA GPUs (onnxruntime-cuda)", ("onnxruntime-gpu", *_CUDA), "cuda", True, ONNXRUNTIME_CUDA),
     Ability("compare with the reference", ("torch", "diffusers", "transformers", "scikit-image"), "bench"),
 )
 
@@ -124,9 +129,7 @@ def examine_machine() -> Machine:
         no_gpu = f"cannot look without {' and '.join(_CUDA)}"
     except DeviceError as error:
         no_gpu = error.found
-    return Machine(
-        version("instantrt"), platform.python_version(), platform.platform(), os.cpu_count(), driver, gpus, no_gpu
-    )
+    return Machine(__version__, platform.python_version(), platform.platform(), os.cpu_count(), driver, gpus, no_gpu)
 
 
 def _as_text(machine: Machine, findings: list[Finding]) -> str:
@@ -152,10 +155,11 @@ def examine(ability: Ability, machine: Machine) -> Finding:
     """Check one ability's distributions and, where it needs one, whether there is a GPU that it runs on."""
     installed, missing = {}, []
     for name in ability.distributions:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
+        found = next((n for n in (name, *INSTEAD.get(name, ())) if _is_installed(n)), None)
+        if found is None:
             missing.append(name)
+        else:
+            installed[found] = version(found)
     hint = f'pip install "instantrt[{ability.extra}]"' if missing else None
     flavour = ability.flavour
     refusals = {gpu.ordinal: None if flavour is None else flavour.refusal(gpu) for gpu in machine.gpus}
@@ -168,6 +172,14 @@ def examine(ability: Ability, machine: Machine) -> Finding:
         missing.append("a GPU that it runs on: " + "; ".join(str(refusal.found) for refusal in refused))
         hint = refused[0].hint
     return Finding(ability.name, not missing, installed, tuple(missing), hint, gpus)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _load() -> Callable[[DoctorOptions], ExitStatus]:

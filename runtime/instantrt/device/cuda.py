@@ -38,12 +38,15 @@ class CudaDevice:
     Args:
         ordinal: which GPU, as nvidia-smi counts them among the visible ones.
         staging_bytes: page-locked host memory for uploads.
+        kept_bytes: freed memory that stays with the device for its next buffers (the pool's release threshold). The
+            rest goes back to the GPU whenever the stream is waited for, so that TensorRT, whose weights come from
+            elsewhere, can have it; buffers are allocated only for new shapes, never in a loop.
 
     Raises:
         DeviceError: no driver, no such GPU, or no memory for the staging.
     """
 
-    def __init__(self, ordinal: int = 0, *, staging_bytes: int = STAGING_BYTES) -> None:
+    def __init__(self, ordinal: int = 0, *, staging_bytes: int = STAGING_BYTES, kept_bytes: int = 0) -> None:
         self._closing: ExitStack | None = None
         self._core = open_gpu(ordinal)
         self.ordinal = ordinal
@@ -56,6 +59,7 @@ class CudaDevice:
             with driver_errors(f"creating a memory pool on GPU {ordinal}"):
                 self._pool = core.DeviceMemoryResource(ordinal, core.DeviceMemoryResourceOptions())
             opened.callback(self._pool.close)
+            _keep_freed(self._pool, kept_bytes)
             self._downloads = DownloadStaging(self._raw)
             events = (_new_event(self._core), _new_event(self._core))
             self._uploads = UploadStaging(self._raw, events, staging_bytes)
@@ -412,6 +416,12 @@ class CudaGraph:
     def close(self) -> None:
         """Release the graph, launches under way still end; may be called more than once."""
         self._raw.close()
+
+
+def _keep_freed(pool: Any, nbytes: int) -> None:
+    threshold = driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+    (code,) = driver.cuMemPoolSetAttribute(pool.handle, threshold, driver.cuuint64_t(nbytes))
+    call("setting how much freed memory a pool keeps", code)
 
 
 def _new_event(device: Any, *, timing: bool = False) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import local
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Protocol
 
 from instantrt.errors import RequestError
@@ -16,7 +19,9 @@ if TYPE_CHECKING:  # command lines import this package and shall not wait for nu
     from instantrt.contracts import NetworkContract
     from instantrt.device import Buffer, Device, Stream
 
-__all__ = ["Engine", "Target", "TargetOptions"]
+__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_CUDA", "BusyTime", "Engine", "Target", "TargetOptions"]
+
+ONNXRUNTIME, ONNXRUNTIME_CUDA = "onnxruntime", "onnxruntime-cuda"  # targets; those of TensorRT are FLAVOURS
 
 NUMBERS = {"threads": THREADS, "device": Range(0, 2**31 - 1), "weight_budget_bytes": Range(0, 2**63 - 1)}
 """The ranges of those of a target's options that are numbers."""
@@ -53,11 +58,35 @@ class TargetOptions:
                 raise RequestError(f"{target} has no option {name}", found=str(value), hint=f"it has: {has}")
 
 
+class BusyTime:
+    """How long each thread has executed. What a stream's own thread does takes none of the time of who waits for it."""
+
+    def __init__(self) -> None:
+        self._spent = local()
+
+    @property
+    def ns(self) -> int:
+        """Of the calling thread."""
+        spent: int = getattr(self._spent, "ns", 0)
+        return spent
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """The time inside counts."""
+        start = perf_counter_ns()
+        yield
+        self._spent.ns = self.ns + perf_counter_ns() - start
+
+
 class Engine(Protocol):
     """One network made ready on one target."""
 
     contract: NetworkContract
-    busy_ns: int  # time the host spent inside the vendor's execute call since loading
+
+    @property
+    def busy_ns(self) -> int:
+        """Time that the calling thread has spent inside the vendor's execute call since loading."""
+        ...
 
     def bind(self, name: str, buffer: Buffer) -> None:
         """Make ``buffer`` the input or output of that name. Its address must stay valid until rebound or closed."""
@@ -102,6 +131,11 @@ class Target(Protocol):
     @property
     def residency(self) -> Residency:
         """How long weights stay on the device: until an engine is closed, if ``staged``."""
+        ...
+
+    @property
+    def capturable(self) -> bool:
+        """Whether its engines may be enqueued while a graph is being captured. If not, loops run eagerly."""
         ...
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:

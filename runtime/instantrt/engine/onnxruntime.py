@@ -1,23 +1,26 @@
-"""ONNX Runtime as a target: CPU execution of a bundle's ONNX files through IO binding on host buffers."""
+"""ONNX Runtime as a target: CPU execution of a bundle's ONNX files through IO binding on host buffers.
+
+What its CUDA provider shares with that is here too; the rest of it is in :mod:`instantrt.engine.onnxruntime_cuda`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 from instantrt.bundle import COPY_LINKED, EXPORT_AGAIN, Bundle, linked_data
 from instantrt.contracts import Dim, NetworkContract, resolve_dim
 from instantrt.device import Buffer, Stream
 from instantrt.device.host import HostDevice
-from instantrt.engine import TargetOptions
+from instantrt.engine import ONNXRUNTIME, BusyTime, TargetOptions
 from instantrt.errors import BundleError, MissingExtraError, RequestError
 from instantrt.residency import Residency
 from instantrt.threads import useful_threads
 
-WARNING = 2
-ERROR = 3
+CUDA_OPTIONS = ("device",)  # of the target on the CUDA provider
+ERROR = 3  # the least severe messages that are shown
 
 
 def import_onnxruntime() -> Any:
@@ -29,6 +32,66 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def session_options(ort: Any, threads: int = 0) -> Any:
+    """Options of every session; 0 threads leave their number to ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.log_severity_level = ERROR
+    options.intra_op_num_threads = threads
+    # Two loop networks take turns: a pool that spins while the other one works would take its cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def fix_axes(options: Any, contract: NetworkContract, symbols: Mapping[str, int]) -> None:
+    """Make constants of the axes with these symbols, which lets ONNX Runtime fold what is computed from them."""
+    for axis, size in _fixed_axes(contract, symbols).items():
+        options.add_free_dimension_override_by_name(axis, size)
+
+
+def loading_error(path: Path, link: str | None, error: Exception) -> BundleError:
+    """What ONNX Runtime said of a graph, with what to do.
+
+    Args:
+        path: the bundle's ONNX file.
+        link: that its weights are a link, if they are.
+        error: of ONNX Runtime.
+    """
+    link = link if "xternal data" in str(error) else None
+    return BundleError(
+        f"ONNX Runtime cannot load {path.name}",
+        found=link or str(error),
+        hint=COPY_LINKED if link else f"{EXPORT_AGAIN}, or use a newer onnxruntime",
+    )
+
+
+@dataclass(frozen=True)
+class ExportedRanges:
+    """How many slots and which guidance batch the graphs of a bundle accept."""
+
+    bundle: Bundle
+
+    def accept(self, network: str, symbols: Mapping[str, int]) -> bool:
+        """Whether ``network`` accepts these."""
+        free = self.bundle.contracts[network].symbols
+        ranges = {symbol: extent for symbol, extent in self._ranges.items() if symbol in free}
+        return all(low <= symbols.get(symbol, low) <= high for symbol, (low, high) in ranges.items())
+
+    def check(self, network: str, symbols: Mapping[str, int]) -> None:
+        """Raise :class:`RequestError` unless it does."""
+        if self.accept(network, symbols):
+            return
+        allowed = ", ".join(f"{s} {low} to {high}" for s, (low, high) in self._ranges.items())
+        raise RequestError(
+            f"the bundle was exported for {allowed}",
+            found=", ".join(f"{s} {size}" for s, size in symbols.items()),
+            hint="export it again with `instantrt export` for slots B and guidance batch G that include these",
+        )
+
+    @property
+    def _ranges(self) -> dict[str, tuple[int, int]]:
+        return {"B": self.bundle.manifest.slots, "G": self.bundle.manifest.guidance_batch}
+
+
 class OnnxRuntimeTarget:
     """Runs a bundle's networks on the CPU.
 
@@ -38,14 +101,15 @@ class OnnxRuntimeTarget:
             (one per physical core). ``residency`` ``resident`` or ``staged``.
     """
 
-    name = "onnxruntime"
+    name = ONNXRUNTIME
     options = ("threads", "residency")
+    capturable = True
 
     def __init__(self, bundle: Bundle, options: TargetOptions) -> None:
         self.check(options)
         self.residency: Residency = "staged" if options.residency == "staged" else "resident"
         self._ort = import_onnxruntime()
-        self._bundle = bundle
+        self._bundle, self._ranges = bundle, ExportedRanges(bundle)
         self._threads, self.warnings = (0, ()) if options.threads is None else useful_threads(options.threads)
         self.device = HostDevice()
 
@@ -62,66 +126,63 @@ class OnnxRuntimeTarget:
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
         """Whether the bundle's graphs were exported for so many slots and guidance batch."""
-        free = self._bundle.contracts[network].symbols
-        ranges = {symbol: extent for symbol, extent in self._ranges().items() if symbol in free}
-        return all(low <= symbols.get(symbol, low) <= high for symbol, (low, high) in ranges.items())
+        return self._ranges.accept(network, symbols)
 
     def load(self, network: str, symbols: Mapping[str, int]) -> OnnxRuntimeEngine:
-        """A session for ``network``; axes of the named symbols become constants, which lets ONNX Runtime fold them.
+        """A session for ``network``; axes of the named symbols become constants.
 
         Raises:
             RequestError: more or fewer slots or guidance batch than the bundle was exported for.
         """
-        if not self.accepts(network, symbols):
-            allowed = ", ".join(f"{s} {low} to {high}" for s, (low, high) in self._ranges().items())
-            raise RequestError(
-                f"the bundle was exported for {allowed}",
-                found=", ".join(f"{s} {size}" for s, size in symbols.items()),
-                hint="export it again with `instantrt export` for slots B and guidance batch G that include these",
-            )
+        self._ranges.check(network, symbols)
         contract = self._bundle.contracts[network]
         path = self._bundle.onnx(network)
-        options = self._session_options()
-        for axis, size in _fixed_axes(contract, symbols).items():
-            options.add_free_dimension_override_by_name(axis, size)
-        return OnnxRuntimeEngine(contract, self._session(path, options))
+        options = session_options(self._ort, self._threads)
+        fix_axes(options, contract, symbols)
+        try:
+            session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors share no public base class
+            raise loading_error(path, linked_data(path), error) from error
+        return OnnxRuntimeEngine(contract, session, HOST)
 
     def close(self) -> None:
         """Nothing is held: sessions belong to their engines."""
 
-    def _ranges(self) -> dict[str, tuple[int, int]]:
-        return {"B": self._bundle.manifest.slots, "G": self._bundle.manifest.guidance_batch}
 
-    def _session_options(self) -> Any:
-        options = self._ort.SessionOptions()
-        options.log_severity_level = ERROR
-        options.intra_op_num_threads = self._threads  # 0 lets ONNX Runtime choose
-        # Two loop networks take turns: a pool that spins while the other one works would take its cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        return options
+@dataclass(frozen=True)
+class Place:
+    """Where a session finds its buffers.
 
-    def _session(self, path: Path, options: Any) -> Any:
-        try:
-            return self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no public base class
-            link = linked_data(path) if "xternal data" in str(error) else None
-            raise BundleError(
-                f"ONNX Runtime cannot load {path.name}",
-                found=link or str(error),
-                hint=COPY_LINKED if link else f"{EXPORT_AGAIN}, or use a newer onnxruntime",
-            ) from error
+    Args:
+        device: ONNX Runtime's name for the kind of memory.
+        ordinal: which device of that kind.
+        run_options: of every run; None for ONNX Runtime's own.
+    """
+
+    device: str
+    ordinal: int = 0
+    run_options: Any = None
+
+
+HOST = Place("cpu")
 
 
 class OnnxRuntimeEngine:
     """One session with its binding. Inputs and outputs are bound by address, so nothing is copied in between."""
 
-    def __init__(self, contract: NetworkContract, session: Any) -> None:
+    def __init__(self, contract: NetworkContract, session: Any, place: Place) -> None:
         self.contract = contract
-        self.busy_ns = 0
+        self._busy = BusyTime()
         self._session = session
+        self._place = place
         self._binding = session.io_binding()
         self._inputs = {i.name for i in session.get_inputs()}
         self._outputs = {o.name for o in session.get_outputs()}
+
+    @property
+    def busy_ns(self) -> int:
+        """Time that the calling thread has spent inside ONNX Runtime since loading."""
+        return self._busy.ns
 
     def bind(self, name: str, buffer: Buffer) -> None:
         """Make ``buffer`` the input or output of that name."""
@@ -131,7 +192,7 @@ class OnnxRuntimeEngine:
             put = self._binding.bind_output
         else:
             raise KeyError(f"{self.contract.name} has no input or output {name!r}")
-        put(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.address)
+        put(name, self._place.device, self._place.ordinal, buffer.dtype.type, buffer.shape, buffer.address)
 
     def warm_up(self, stream: Stream, *, capture: bool) -> None:
         """Nothing is left to the first execution."""
@@ -145,9 +206,8 @@ class OnnxRuntimeEngine:
         self._binding = self._session = None
 
     def _run(self) -> None:
-        start = perf_counter_ns()
-        self._session.run_with_iobinding(self._binding)
-        self.busy_ns += perf_counter_ns() - start
+        with self._busy.measured():
+            self._session.run_with_iobinding(self._binding, self._place.run_options)
 
 
 def _fixed_axes(contract: NetworkContract, symbols: Mapping[str, int]) -> dict[str, int]:

@@ -65,6 +65,7 @@ class TensorRTTarget:
         if refusal := flavour.refusal(gpu):
             raise refusal
         self.name = flavour.target
+        self.capturable = True
         self._bundle = bundle
         self._module = flavour.load()
         self._log = tensorrt_log(self._module)
