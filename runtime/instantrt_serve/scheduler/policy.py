@@ -8,7 +8,7 @@ one has overtaken hold a lane without running. One lane is kept for such a short
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from instantrt.denoise import LoopShape
@@ -47,7 +47,6 @@ class Job:
         shape: of the lanes that can make its pictures.
         pictures: all of them, also those that are done.
         call_ms: work of one network call of one picture: a lane's call divided by its slots.
-        fair: how far it is on the imagined device.
         deadline_s: when its answer is of no use any more, on the clock of :attr:`State.now_s`.
         is_ready: whether it can begin, i.e. its photos are decoded.
         pause_calls: most calls before something is to be told of it.
@@ -57,7 +56,6 @@ class Job:
     shape: LoopShape
     pictures: tuple[Picture, ...]
     call_ms: float
-    fair: FairJob
     deadline_s: float | None = None
     is_ready: bool = True
     pause_calls: int | None = None
@@ -105,9 +103,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class State:
-    """All that a decision depends on; jobs in the order of their arrival."""
+    """All that a decision depends on.
+
+    Args:
+        jobs: those that are not done, in the order of their arrival.
+        fair: how far they are on the imagined device, and those that it has not done yet although they are done.
+        lanes: those that are open.
+        limits: what the device bears.
+        now_s: the time on any clock.
+    """
 
     jobs: tuple[Job, ...]
+    fair: Mapping[str, FairJob]
     lanes: tuple[Lane, ...]
     limits: Limits
     now_s: float
@@ -153,7 +160,7 @@ def decide(state: State) -> Decision:
     """What the device does next."""
     expired = tuple(job.name for job in state.jobs if _is_late(job, state.now_s))
     jobs = {job.name: job for job in state.jobs if job.name not in expired}
-    ordered = [jobs[name] for name in order({name: job.fair for name, job in jobs.items()})]
+    ordered = [jobs[name] for name in order(state.fair) if name in jobs]
     for job in ordered:
         lane = _lane_of(job, ordered, state)
         if lane is not None:
