@@ -137,6 +137,14 @@ def test_a_job_is_given_up_when_it_could_not_be_done_in_time_alone(now_s: float,
     assert decide(device.state(now_s)).expired == expired
 
 
+def test_a_long_job_is_served_before_short_ones_only_when_its_deadline_asks_for_it() -> None:
+    shorts = {0.05 * n: [job(f"short-{n}", 4)] for n in range(60)}
+    patient = ends(CountingDevice(Limits(lanes=4)), {**shorts, 0.0: [job("long", 100)]})
+    pressed = replace(job("long", 100), deadline_s=1.6)
+    assert patient["long"] > 1.6
+    assert 1.2 < ends(CountingDevice(Limits(lanes=4)), {**shorts, 0.0: [pressed]})["long"] <= 1.6
+
+
 def test_an_idle_lane_of_the_shape_is_used_again_and_the_one_used_longest_ago_makes_room() -> None:
     device = CountingDevice(Limits(lanes=2))
     for number, shape in enumerate([SHAPES[0], SHAPES[1], SHAPES[1], SHAPES[2]]):

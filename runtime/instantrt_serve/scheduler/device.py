@@ -22,11 +22,10 @@ class CountingDevice:
 
     Args:
         limits: of the policy.
-        fixed_ms: of each job outside its network calls.
     """
 
-    def __init__(self, limits: Limits, fixed_ms: float = 0.0) -> None:
-        self.limits, self.fixed_ms = limits, fixed_ms
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.jobs: dict[str, Job] = {}
         self.lanes: dict[int, Lane] = {}
         self.imagined = ImaginedDevice()
@@ -35,7 +34,7 @@ class CountingDevice:
     @property
     def left_ms(self) -> float:
         """Work that is left of all jobs."""
-        return sum(job.left_ms + self.fixed_ms for job in self.jobs.values())
+        return sum(job.left_ms + self.limits.fixed_ms for job in self.jobs.values())
 
     def state(self, now_s: float) -> State:
         """What the policy is given."""
@@ -61,7 +60,7 @@ class CountingDevice:
             return (0.0, ended) if ended else None
         duration_ms, work_ms = self._carry_out(decision.turn)
         done = [name for name, job in self.jobs.items() if job.left_ms == 0]
-        duration_ms += self.fixed_ms * len(done)
+        duration_ms += self.limits.fixed_ms * len(done)
         for name in done:
             del self.jobs[name]
         self.imagined.advance(work_ms, self.jobs)

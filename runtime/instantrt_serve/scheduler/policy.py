@@ -94,11 +94,13 @@ class Limits:
         lanes: at the same time.
         turn_ms: of a lane before others are looked at again.
         turn_calls: likewise, in network calls.
+        fixed_ms: of each job outside its network calls.
     """
 
     lanes: int
     turn_ms: float = 50.0
     turn_calls: int = 8
+    fixed_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def decide(state: State) -> Decision:
     """What the device does next."""
     expired = tuple(job.name for job in state.jobs if _is_late(job, state.now_s))
     jobs = {job.name: job for job in state.jobs if job.name not in expired}
-    ordered = [jobs[name] for name in order(state.fair) if name in jobs]
+    ordered = _most_urgent_first([jobs[name] for name in order(state.fair) if name in jobs], state)
     for job in ordered:
         lane = _lane_of(job, ordered, state)
         if lane is not None:
@@ -180,6 +182,26 @@ def _is_late(job: Job, now_s: float) -> bool:
     if job.deadline_s is None:
         return False
     return now_s + job.call_ms * max((picture.left for picture in job.pictures), default=0) / 1e3 > job.deadline_s
+
+
+def _most_urgent_first(jobs: list[Job], state: State) -> list[Job]:
+    """The jobs as they are, as long as all can still be done in time if the earliest deadline is served first from the
+    next turn but one on; else the job with the earliest deadline before all others.
+
+    A job that could not be done in time even so is not waited for: it takes its chance in the jobs' order.
+    """
+    needed_ms, first = 2 * state.limits.turn_ms, None
+    dated = [(job.deadline_s, job) for job in jobs if job.deadline_s is not None]
+    for deadline_s, job in sorted(dated, key=lambda pair: pair[0]):
+        left_ms = (deadline_s - state.now_s) * 1e3
+        own_ms = job.left_ms + state.limits.fixed_ms
+        if needed_ms - 2 * state.limits.turn_ms + own_ms > left_ms:
+            continue
+        needed_ms += own_ms
+        first = first or job
+        if needed_ms > left_ms:
+            return [first, *(other for other in jobs if other is not first)]
+    return jobs
 
 
 def _lane_of(job: Job, jobs: list[Job], state: State) -> _Choice | None:

@@ -216,8 +216,9 @@ class Worker:
     # The device
 
     def _state(self) -> State:
-        waiting = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
-        return State(waiting, self._imagined.jobs, self._lanes.lanes(), Limits(self._lanes.bound), monotonic())
+        jobs = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
+        limits = Limits(self._lanes.bound, fixed_ms=self._measured.fixed_ms)
+        return State(jobs, self._imagined.jobs, self._lanes.lanes(), limits, monotonic())
 
     def _expire(self, decision: Decision) -> None:
         for name in decision.expired:
