@@ -12,6 +12,7 @@ from math import ceil
 from typing import Literal
 
 FREE_SHARE = 0.5  # of the queue that whoever comes first may fill; of the rest each account gets its part
+DEADLINE_SHARE = 0.7  # of the time until a deadline that work may fill: the rest is for short jobs that overtake
 MAX_RETRY_S = 600
 
 
@@ -82,7 +83,7 @@ def admit(
     parts = len({other.account for other in jobs} | {job.account}) + 1
     work_ms, own_ms = sum(other.left_ms for other in jobs), sum(other.left_ms for other in own)
     new = (1, job.left_ms) if own else (0, 0.0)  # the first job of an account may take more than its part
-    wait_ms = 1e3 * speed * (limits.wait_s if deadline_s is None else deadline_s)
+    wait_ms = 1e3 * speed * (limits.wait_s if deadline_s is None else DEADLINE_SHARE * deadline_s)
     too_many = _excess(len(jobs) + 1, len(own) + new[0], limits.jobs, parts)
     too_long_ms = _excess(work_ms + job.left_ms, own_ms + new[1], wait_ms, parts)
     photo_bytes = sum(other.photo_bytes for other in jobs) + job.photo_bytes

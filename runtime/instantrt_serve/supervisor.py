@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec.structs import replace
+
 from instantrt_serve.estimate import Work, job_ms
 from instantrt_serve.frames import FrameError, decode_from_worker, frame, read_frame_async
 from instantrt_serve.messages import (
@@ -75,7 +77,7 @@ class Supervisor:
         self._beat = Beat(0, 0, 0.0, 0.0)
         self._restarts = 0
         self._jobs: dict[str, _OpenJob] = {}
-        self._sent = 0
+        self._sent = self._named = 0
         self._heard_s = 0.0
         self._process: Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -121,13 +123,13 @@ class Supervisor:
         """
         if self._state is not WorkerState.READY or self._process is None:
             raise _lost("the worker is not ready")
-        if work.job in self._jobs:
-            raise ValueError("a job of this id is open already")
         self._sent += 1
-        job = self._jobs[work.job] = _OpenJob(self._sent, self._expected_ms(work))
+        self._named += 1
+        name = f"{work.job}#{self._named}"  # so that late news of a cancelled job are not taken for a later one's
+        job = self._jobs[name] = _OpenJob(self._sent, self._expected_ms(work))
         ended = False
         try:
-            await self._send(work)
+            await self._send(replace(work, job=name))
             while not ended:
                 event = await job.events.get()
                 if event is None:
@@ -135,13 +137,12 @@ class Supervisor:
                     raise _lost("the worker died or hung")
                 ended = isinstance(event, Done | Failed)
                 if ended:
-                    self._jobs.pop(work.job, None)
-                yield event
+                    self._jobs.pop(name, None)
+                yield replace(event, job=work.job)
         finally:
-            if self._jobs.get(work.job) is job:
-                del self._jobs[work.job]
+            self._jobs.pop(name, None)
             if not ended:
-                self._post(Cancel(work.job))
+                self._post(Cancel(name))
 
     async def stop(self, drain_s: float) -> None:
         """Let open jobs end, for ``drain_s`` seconds at most, then end the process."""

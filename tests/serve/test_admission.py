@@ -16,8 +16,8 @@ def queue(*jobs: tuple[str, float]) -> list[OpenWork]:
 
 
 def test_an_empty_queue_takes_whatever_can_be_done_in_time() -> None:
-    assert admit(OpenWork("a", 900), [], LIMITS, 2.0) == Accepted(0)
-    assert admit(OpenWork("a", 2100), [], LIMITS, 2.0) == Refused("deadline", 1)
+    assert admit(OpenWork("a", 1300), [], LIMITS, 2.0) == Accepted(0)
+    assert admit(OpenWork("a", 1500), [], LIMITS, 2.0) == Refused("deadline", 1)
 
 
 def test_a_job_without_a_deadline_is_always_taken_by_an_empty_queue() -> None:
@@ -39,8 +39,8 @@ def test_one_account_gets_half_the_queue_and_leaves_room_for_others() -> None:
 
 def test_the_time_to_wait_is_what_the_excess_takes_at_the_measured_speed() -> None:
     work = queue(("a", 6000.0), ("b", 3000.0))
-    assert admit(OpenWork("c", 5000), work, LIMITS, 10.0) == Refused("deadline", 4)
-    assert admit(OpenWork("c", 5000), work, LIMITS, 10.0, speed=0.5) == Refused("deadline", 18)
+    assert admit(OpenWork("c", 5000), work, LIMITS, 10.0) == Refused("deadline", 7)
+    assert admit(OpenWork("c", 5000), work, LIMITS, 10.0, speed=0.5) == Refused("deadline", 21)
 
 
 def test_photos_are_bounded_by_their_bytes() -> None:
@@ -66,7 +66,7 @@ def test_all_that_is_taken_can_be_done_before_the_last_of_its_deadlines(
         else:
             assert 1 <= answer.retry_after_s <= MAX_RETRY_S
     assert len(taken) <= LIMITS.jobs
-    assert sum(job.left_ms for job in taken) <= latest_s * 1e3 * speed + 1e-6
+    assert sum(job.left_ms for job in taken) <= 0.7 * latest_s * 1e3 * speed + 1e-6
 
 
 @pytest.mark.parametrize("account", ["old", "new"])

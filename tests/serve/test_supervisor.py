@@ -184,7 +184,7 @@ def test_a_failed_job_ends_with_what_the_worker_says() -> None:
         async with running() as supervisor:
             told = supervisor.submit(job("cancelled", "wait"))
             await anext(told)
-            supervisor._post(Cancel("cancelled"))
+            supervisor._post(Cancel("cancelled#1"))
             last = await anext(told)
             assert isinstance(last, Failed)
             assert last.code == "cancelled"

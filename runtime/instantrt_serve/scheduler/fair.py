@@ -87,6 +87,29 @@ def advanced(jobs: Mapping[str, FairJob], work_ms: float, clock_ms: float) -> di
     }
 
 
+class ImaginedDevice:
+    """The imagined device's jobs. One that the real device has done stays until the imagined one has done it too."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, FairJob] = {}
+        self.work_ms = 0.0
+
+    def add(self, name: str, account: str, work_ms: float) -> None:
+        """A job arrives."""
+        self.jobs[name] = FairJob(account, work_ms)
+
+    def remove(self, name: str) -> None:
+        """A job is cancelled or has failed."""
+        self.jobs.pop(name, None)
+
+    def advance(self, work_ms: float, open_jobs: Iterable[str]) -> None:
+        """The real device did so much work; ``open_jobs`` are those that it has not done yet."""
+        jobs, names = advanced(self.jobs, work_ms, self.work_ms), set(open_jobs)
+        self.work_ms += work_ms
+        # After cancellations the two may differ in what is left. An idle real device means that nothing is owed.
+        self.jobs = {n: job for n, job in jobs.items() if n in names or job.ended_ms is None} if names else {}
+
+
 def _after(job: FairJob, level_ms: float, service_ms: float, totals_ms: Iterable[float], clock_ms: float) -> FairJob:
     if job.ended_ms is not None:
         return job

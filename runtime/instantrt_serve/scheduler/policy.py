@@ -8,7 +8,7 @@ one has overtaken hold a lane without running. One lane is kept for such a short
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from instantrt.denoise import LoopShape
@@ -47,7 +47,6 @@ class Job:
         shape: of the lanes that can make its pictures.
         pictures: all of them, also those that are done.
         call_ms: work of one network call of one picture: a lane's call divided by its slots.
-        fair: how far it is on the imagined device.
         deadline_s: when its answer is of no use any more, on the clock of :attr:`State.now_s`.
         is_ready: whether it can begin, i.e. its photos are decoded.
         pause_calls: most calls before something is to be told of it.
@@ -57,7 +56,6 @@ class Job:
     shape: LoopShape
     pictures: tuple[Picture, ...]
     call_ms: float
-    fair: FairJob
     deadline_s: float | None = None
     is_ready: bool = True
     pause_calls: int | None = None
@@ -96,18 +94,29 @@ class Limits:
         lanes: at the same time.
         turn_ms: of a lane before others are looked at again.
         turn_calls: likewise, in network calls.
+        fixed_ms: of each job outside its network calls.
     """
 
     lanes: int
     turn_ms: float = 50.0
     turn_calls: int = 8
+    fixed_ms: float = 0.0
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a decision depends on; jobs in the order of their arrival."""
+    """All that a decision depends on.
+
+    Args:
+        jobs: those that are not done, in the order of their arrival.
+        fair: how far they are on the imagined device, and those that it has not done yet although they are done.
+        lanes: those that are open.
+        limits: what the device bears.
+        now_s: the time on any clock.
+    """
 
     jobs: tuple[Job, ...]
+    fair: Mapping[str, FairJob]
     lanes: tuple[Lane, ...]
     limits: Limits
     now_s: float
@@ -153,7 +162,7 @@ def decide(state: State) -> Decision:
     """What the device does next."""
     expired = tuple(job.name for job in state.jobs if _is_late(job, state.now_s))
     jobs = {job.name: job for job in state.jobs if job.name not in expired}
-    ordered = [jobs[name] for name in order({name: job.fair for name, job in jobs.items()})]
+    ordered = _most_urgent_first([jobs[name] for name in order(state.fair) if name in jobs], state)
     for job in ordered:
         lane = _lane_of(job, ordered, state)
         if lane is not None:
@@ -173,6 +182,26 @@ def _is_late(job: Job, now_s: float) -> bool:
     if job.deadline_s is None:
         return False
     return now_s + job.call_ms * max((picture.left for picture in job.pictures), default=0) / 1e3 > job.deadline_s
+
+
+def _most_urgent_first(jobs: list[Job], state: State) -> list[Job]:
+    """The jobs as they are, as long as all can still be done in time if the earliest deadline is served first from the
+    next turn but one on; else the job with the earliest deadline before all others.
+
+    A job that could not be done in time even so is not waited for: it takes its chance in the jobs' order.
+    """
+    needed_ms, first = 2 * state.limits.turn_ms, None
+    dated = [(job.deadline_s, job) for job in jobs if job.deadline_s is not None]
+    for deadline_s, job in sorted(dated, key=lambda pair: pair[0]):
+        left_ms = (deadline_s - state.now_s) * 1e3
+        own_ms = job.left_ms + state.limits.fixed_ms
+        if needed_ms - 2 * state.limits.turn_ms + own_ms > left_ms:
+            continue
+        needed_ms += own_ms
+        first = first or job
+        if needed_ms > left_ms:
+            return [first, *(other for other in jobs if other is not first)]
+    return jobs
 
 
 def _lane_of(job: Job, jobs: list[Job], state: State) -> _Choice | None:

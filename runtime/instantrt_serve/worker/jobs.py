@@ -13,7 +13,6 @@ from instantrt.errors import InstantRTError
 from instantrt.request import GenerateRequest
 from instantrt.samplers import StepTable
 from instantrt_serve.messages import Done, Failed, Progress, Submit
-from instantrt_serve.scheduler.fair import FairJob
 from instantrt_serve.scheduler.policy import Job, Picture, Place
 
 
@@ -51,7 +50,6 @@ class OpenJob:
         table: its step table.
         call_ms: device time of a call of one picture.
         arrived_s: on the worker's clock.
-        fair: how far it is when the device is shared fairly.
     """
 
     submit: Submit
@@ -60,7 +58,6 @@ class OpenJob:
     table: StepTable
     call_ms: float
     arrived_s: float
-    fair: FairJob
     pictures: list[OpenPicture]
     decoding: bool = False
     photos: Photos | None = None
@@ -107,7 +104,6 @@ class OpenJob:
             shape=self.shape,
             pictures=tuple(Picture(picture.left, picture.place) for picture in self.pictures),
             call_ms=self.call_ms,
-            fair=self.fair,
             deadline_s=None if deadline_s is None else self.arrived_s + deadline_s,
             is_ready=self.photos is not None or self.begun_s is not None,
             pause_calls=self.first_preview(),

@@ -20,7 +20,7 @@ from instantrt.request import GenerateRequest
 from instantrt_serve.estimate import call_ms, shape_name
 from instantrt_serve.messages import Beat, Cancel, FromWorker, Ready, Stop, Submit
 from instantrt_serve.pictures import preview_picture, tagged_picture
-from instantrt_serve.scheduler.fair import FairJob, advanced, order
+from instantrt_serve.scheduler.fair import ImaginedDevice, order
 from instantrt_serve.scheduler.policy import Decision, Limits, Place, State, Turn, decide
 from instantrt_serve.worker.connection import Connection, Hangup, Received
 from instantrt_serve.worker.jobs import DeadlineError, OpenJob, OpenPicture, Photos, failed
@@ -64,7 +64,8 @@ class Worker:
         self._jobs: dict[str, OpenJob] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self._received = 0
-        self._work_ms = self._busy_ms = 0.0
+        self._imagined = ImaginedDevice()
+        self._busy_ms = 0.0
         self._stopping = self._abandoned = False
 
     def run(self) -> None:
@@ -141,8 +142,8 @@ class Worker:
         table = request_table(request, self._maker.bundle.scheduler)
         one_ms = call_ms(self._call_ms, shape.width, shape.height, shape.guidance_batch) / shape.slots
         pictures = [OpenPicture(len(table.rows)) for _ in range(request.samples)]
-        fair = FairJob(submit.account, one_ms * len(table.rows) * request.samples)
-        self._jobs[submit.job] = OpenJob(submit, request, shape, table, one_ms, monotonic(), fair, pictures)
+        job = self._jobs[submit.job] = OpenJob(submit, request, shape, table, one_ms, monotonic(), pictures)
+        self._imagined.add(submit.job, submit.account, job.left_ms)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> bool:
         """Do something for one job, whose failure is its own; False if it failed. A lost device ends the worker."""
@@ -157,6 +158,7 @@ class Worker:
 
     def _fail(self, name: str, error: BaseException) -> None:
         job = self._jobs.pop(name, None)
+        self._imagined.remove(name)
         if job is not None and not job.claim_answer():
             return
         if not isinstance(error, InstantRTError):
@@ -167,8 +169,8 @@ class Worker:
 
     def _decode_ahead(self) -> None:
         """Have the photos of the next few jobs decoded."""
-        waiting = {name: job.fair for name, job in self._jobs.items() if job.begun_s is None}
-        for name in order(waiting)[:DECODE_AHEAD]:
+        waiting = {name for name, job in self._jobs.items() if job.begun_s is None}
+        for name in [name for name in order(self._imagined.jobs) if name in waiting][:DECODE_AHEAD]:
             job = self._jobs[name]
             if not job.decoding:
                 job.decoding = True
@@ -214,8 +216,9 @@ class Worker:
     # The device
 
     def _state(self) -> State:
-        waiting = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
-        return State(waiting, self._lanes.lanes(), Limits(self._lanes.bound), monotonic())
+        jobs = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
+        limits = Limits(self._lanes.bound, fixed_ms=self._measured.fixed_ms)
+        return State(jobs, self._imagined.jobs, self._lanes.lanes(), limits, monotonic())
 
     def _expire(self, decision: Decision) -> None:
         for name in decision.expired:
@@ -283,9 +286,9 @@ class Worker:
         times = loop.launch(turn.calls).finish().call_ms
         self._learn(loop, times)
         work_ms = sum(job.call_ms for job, _, _ in here) * turn.calls
-        self._advance(work_ms)
         for _, _, picture in here:
             picture.left -= turn.calls
+        self._imagined.advance(work_ms, [name for name, job in self._jobs.items() if job.waits_for_device])
         for job in {job.name: job for job, _, _ in here}.values():
             job.add_stages({"denoise": sum(times)})
             self._guarded(job.name, partial(self._tell, job, loop))
@@ -298,15 +301,6 @@ class Worker:
         name = shape_name(loop.shape.width, loop.shape.height, loop.shape.guidance_batch)
         newest = sum(times_ms) / len(times_ms)
         self._call_ms[name] = newest + (1 - SMOOTHING) * (self._call_ms.get(name, newest) - newest)
-
-    def _advance(self, work_ms: float) -> None:
-        """Let the imagined device, which is shared fairly, do as much as the real one did."""
-        fair = advanced(
-            {name: job.fair for name, job in self._jobs.items() if job.waits_for_device}, work_ms, self._work_ms
-        )
-        for name, share in fair.items():
-            self._jobs[name].fair = share
-        self._work_ms += work_ms
 
     def _tell(self, job: OpenJob, loop: DenoiseLoop) -> None:
         """Progress, with a preview where one is due."""
