@@ -42,6 +42,7 @@ class Jobs:
 
     async def open(self) -> None:
         """Take up what was left, and forget what has expired, now and from time to time."""
+        await self._database.arun(store.forget_expired)
         left = await self._database.arun(store.open_ids, self._config.instance)
         log("jobs taken up", jobs=len(left))
         for job in left:
@@ -145,13 +146,13 @@ class Jobs:
 
     async def _sweep(self) -> None:
         while True:
+            await asyncio.sleep(SWEEP_S)
             try:
                 forgotten = await self._database.arun(store.forget_expired)
                 if forgotten:
                     log("jobs expired", jobs=forgotten)
             except StorageError as error:
                 log("expired jobs are still there", logging.ERROR, found=error.found)
-            await asyncio.sleep(SWEEP_S)
 
 
 def new_job_id() -> str:
