@@ -193,6 +193,7 @@ function working(on) {
   $("download").hidden = true;
   show(null);
   showStatus("Sending the photo.");
+  $("result").scrollIntoView({ block: "nearest" });
 }
 
 function showStatus(text) { $("status").textContent = text; }
