@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from instantrt_serve.accounts import keys
 from instantrt_serve.accounts.database import Database
@@ -30,19 +31,24 @@ class Live:
     app: Any
 
 
+def new_app(folder: Path, worker: FakeWorker, credits_: int = 10**6, **settings: Any) -> tuple[FastAPI, str]:
+    """An app with a database of its own, and a key for it."""
+    config = ServeConfig(database=f"sqlite:///{folder}/live.db", **settings)
+    database = Database(config.database)
+    database.migrate()
+    _, text = database.run(keys.create_key, "tests", credits_)
+    database.close()
+    return create_app(config, worker), text
+
+
 @contextmanager
 def live_server(
     folder: Path, worker: FakeWorker | None = None, credits_: int = 10**6, **settings: Any
 ) -> Iterator[Live]:
     """Serve until the block ends."""
     worker = worker or FakeWorker()
-    config = ServeConfig(database=f"sqlite:///{folder}/live.db", port=0, **settings)
-    database = Database(config.database)
-    database.migrate()
-    _, text = database.run(keys.create_key, "tests", credits_)
-    database.close()
-    app = create_app(config, worker)
-    server = uvicorn.Server(uvicorn_config(app, config))
+    app, text = new_app(folder, worker, credits_, port=0, **settings)
+    server = uvicorn.Server(uvicorn_config(app, app.state.service.config))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
