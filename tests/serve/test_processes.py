@@ -132,9 +132,8 @@ def test_after_kill_9_no_credit_and_no_job_is_lost(database: str, key: str) -> N
 
 def test_large_headers_and_nonsense_are_refused(database: str, key: str) -> None:
     with server(database) as (_, url):
-        for size, status in ((10_000, 200), (20_000, 431), (200_000, 431)):
-            answer = httpx.get(f"{url}/healthz", headers={"x-a": "b" * size})
-            assert answer.status_code in (status, 400 if size > 60_000 else status)
+        for size, status in ((10_000, 200), (20_000, 431)):
+            assert httpx.get(f"{url}/healthz", headers={"x-a": "b" * size}).status_code == status
         host, port = url.removeprefix("http://").split(":")
         for data in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n", b"\x16\x03\x01"):
             with socket.create_connection((host, int(port)), WAIT_S) as connection:

@@ -10,7 +10,7 @@ from typing import Any
 from instantrt.cli.command import Command, CommandGroup, escape_unprintable, run_to_status
 
 ENTRY_POINTS = "instantrt.commands"
-ORDER = ("export", "build", "inspect", "generate", "bench", "doctor")  # in the help; others follow by name
+ORDER = ("export", "build", "inspect", "generate", "serve", "keys", "bench", "doctor")  # in the help; others follow by name
 
 
 def load_commands() -> list[Command[Any] | CommandGroup]:
