@@ -1,7 +1,11 @@
-# InstantRT for GPU hosts. Two variants, chosen by the build's target:
+# InstantRT for GPU hosts, and its server. Variants are chosen by the build's target:
 #
 #   docker build --target tensorrt-rtx --tag instantrt:rtx .         GeForce RTX, RTX PRO, and other RTX GPUs
 #   docker build --target tensorrt     --tag instantrt:tensorrt .    datacenter GPUs (its wheels come from the vendor's index)
+#   docker build --target serve --tag instantrt:serve .          the HTTP server, with pictures made on the CPU
+#
+#   docker run --publish 127.0.0.1:8000:8000 --volume "$PWD/BUNDLE:/bundle:ro" --volume data:/data instantrt:serve
+#   docker run --rm --volume data:/data instantrt:serve keys create "my first client" --credits 1000
 #
 #   docker run --gpus all --volume "$PWD/BUNDLE:/bundle:ro" --volume "$PWD/out:/out" instantrt:rtx \
 #     generate /bundle --target tensorrt-rtx --runtime-cache /cache --face /out/photo.jpg --prompt "..." --out /out/a.png
@@ -52,3 +56,16 @@ HEALTHCHECK --interval=60s --timeout=20s --start-period=30s \
     CMD ["instantrt", "doctor", "--target", "tensorrt"]
 ENTRYPOINT ["instantrt"]
 CMD ["doctor"]
+
+FROM base AS serve
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --constraint /tmp/constraints.txt "instantrt[cpu,serve] @ file://$(echo /wheels/*.whl)" \
+    && install --directory --owner=instantrt --group=instantrt /data
+USER 10001
+WORKDIR /data
+VOLUME ["/data"]
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=600s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+ENTRYPOINT ["instantrt"]
+CMD ["serve", "/bundle", "--host", "0.0.0.0"]

@@ -36,6 +36,15 @@ def test_each_variant_runs_as_a_user_and_checks_its_own_target(target: str, extr
     assert stage.index("USER") < stage.index("ENTRYPOINT")
 
 
+def test_the_server_runs_as_a_user_and_is_asked_whether_it_is_ready() -> None:
+    stage = stages()["serve"]
+    assert re.search(r"^USER [1-9]\d*$", stage, re.MULTILINE)
+    assert "/readyz" in stage[stage.index("HEALTHCHECK") :]
+    assert '"instantrt[cpu,serve] @' in stage
+    assert stage.index("USER") < stage.index("ENTRYPOINT")
+    assert "no-keys" not in stage
+
+
 def test_everything_that_is_copied_is_let_through_by_dockerignore() -> None:
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {name for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE) for name in line.split()[:-1]}

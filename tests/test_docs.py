@@ -27,7 +27,7 @@ from documents import (
 from file_guide import ROOT
 from instantrt.cli import build_parser
 
-LANGUAGES = {"sh", "python", "json", "csv", "text"}
+LANGUAGES = {"sh", "python", "javascript", "json", "toml", "csv", "text"}
 
 
 def id_of(document: Path) -> str:

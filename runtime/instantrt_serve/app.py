@@ -87,7 +87,12 @@ def _add_layers(app: FastAPI, config: ServeConfig, service: Service) -> None:
             expose_headers=READABLE_HEADERS.split(),
             max_age=PREFLIGHT_S,
         )
-    app.add_middleware(Envelope, metrics=service.metrics, cross_origin=bool(config.cors_origins))
+    app.add_middleware(
+        Envelope,
+        metrics=service.metrics,
+        cross_origin=bool(config.cors_origins),
+        max_header_bytes=config.max_header_bytes,
+    )
 
 
 def _describe_keys(app: FastAPI) -> None:

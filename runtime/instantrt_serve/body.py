@@ -1,4 +1,4 @@
-"""Bodies: received within limits of size and time, and read as JSON or as a form with photos. Nothing goes to a disk."""
+"""Bodies: received within limits of size and time, and read as JSON or as a form with photos. No disk is touched."""
 
 from __future__ import annotations
 

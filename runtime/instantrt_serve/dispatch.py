@@ -71,7 +71,7 @@ class Dispatch:
             raise ApiError("starting", "the server is not ready", found=self.worker.state.value, hint=hint)
 
     def check_room(self) -> None:
-        """Raise :class:`ApiError`, with a time to wait, if too many wait already, or for longer than answers may take."""
+        """Raise :class:`ApiError`, with a time to wait, if too many wait, or for longer than answers may take."""
         waiting, backlog_s = self.waiting, self.worker.load.backlog_ms / 1000
         if waiting < self._config.max_waiting and backlog_s < self._config.timeout_s:
             return

@@ -63,10 +63,11 @@ class Envelope:
         app: the others.
         metrics: counts answers.
         cross_origin: whether other origins' pages may use the API at all.
+        max_header_bytes: of the address and the headers.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, cross_origin: bool) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, cross_origin: bool, max_header_bytes: int) -> None:
+        self._app, self._metrics, self._max_header_bytes = app, metrics, max_header_bytes
         policy = "cross-origin" if cross_origin else "same-origin"
         self._headers = SECURITY_HEADERS | {"cross-origin-resource-policy": policy}
 
@@ -79,13 +80,21 @@ class Envelope:
         answer = _Answer(send, note, self._headers)
         began = time.perf_counter()
         try:
-            await self._app(scope, receive, answer.send)
+            await self._checked(scope)(scope, receive, answer.send)
         except Exception as error:  # a bug of ours
             log("bug", logging.ERROR, error, request_id=note.request_id, route=_route(scope))
             if answer.status == 0:
                 await error_response(internal_error(), note)(scope, receive, answer.send)
         finally:
             self._note(scope, note, answer.status, time.perf_counter() - began)
+
+    def _checked(self, scope: Scope) -> ASGIApp:
+        """What answers: the app, or a refusal."""
+        size = len(scope["path"]) + len(scope["query_string"]) + sum(len(n) + len(v) for n, v in scope["headers"])
+        if size <= self._max_header_bytes:
+            return self._app
+        found, hint = f"{size:,} bytes", f"at most {self._max_header_bytes:,} bytes; photos go into the body"
+        return error_response(ApiError("headers", "the headers are too large", found=found, hint=hint), note_of(scope))
 
     def _note(self, scope: Scope, note: Note, status: int, seconds: float) -> None:
         route, method = _route(scope), _method(scope)

@@ -35,6 +35,7 @@ PROBLEMS: dict[str, Problem] = {
     "request": Problem(422, "a field is missing, unknown, of the wrong type or out of range"),
     "no_face": Problem(422, "the photo can be read, and nobody's face was found in it"),
     "fetch": Problem(422, "a photo's address is not allowed, or nothing usable is there"),
+    "headers": Problem(431, "the address and the headers are too large"),
     "queue_full": Problem(429, "as many requests wait as the server takes", retryable=True),
     "busy": Problem(429, "as many bodies are being received as the server takes", retryable=True),
     "internal": Problem(500, "processing failed; the request id finds it in the server's log"),

@@ -42,6 +42,7 @@ class Jobs:
 
     async def open(self) -> None:
         """Take up what was left, and forget what has expired, now and from time to time."""
+        await self._database.arun(store.forget_expired)
         left = await self._database.arun(store.open_ids, self._config.instance)
         log("jobs taken up", jobs=len(left))
         for job in left:
@@ -122,7 +123,7 @@ class Jobs:
         except Exception as error:  # a bug of ours; the job's client must not wait for ever
             log("bug", logging.ERROR, error, job=job)
             return await self._fail(job, internal_error())
-        await self._end(job, JobState.DONE, _outcome(begun[0], done), _named(done.pictures))
+        await self._end_patiently(job, JobState.DONE, _outcome(begun[0], done), _named(done.pictures))
         return True
 
     async def _after_loss(self, job: Job, error: WorkerLostError) -> bool:
@@ -135,8 +136,21 @@ class Jobs:
         return False if error.code in LATER else await self._fail(job, error)
 
     async def _fail(self, job: str, error: ApiError) -> bool:
-        await self._end(job, JobState.FAILED, error.to_json(job)["error"], {})
+        await self._end_patiently(job, JobState.FAILED, error.to_json(job)["error"], {})
         return True
+
+    async def _end_patiently(
+        self, job: str, state: JobState, outcome: dict[str, Any], pictures: Mapping[str, bytes]
+    ) -> None:
+        """:meth:`_end`, again and again while the disk is full: the work is not done twice for that."""
+        while True:
+            try:
+                await self._end(job, state, outcome, pictures)
+            except StorageError as error:
+                log("job not kept yet", logging.ERROR, job=job, found=error.found)
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
 
     async def _end(self, job: str, state: JobState, outcome: dict[str, Any], pictures: Mapping[str, bytes]) -> None:
         expires_ms = now_ms() + round(self._config.keep_results_s * 1000)
@@ -145,13 +159,13 @@ class Jobs:
 
     async def _sweep(self) -> None:
         while True:
+            await asyncio.sleep(SWEEP_S)
             try:
                 forgotten = await self._database.arun(store.forget_expired)
                 if forgotten:
                     log("jobs expired", jobs=forgotten)
             except StorageError as error:
                 log("expired jobs are still there", logging.ERROR, found=error.found)
-            await asyncio.sleep(SWEEP_S)
 
 
 def new_job_id() -> str:

@@ -114,9 +114,20 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     return {"required": True, "content": content}
 
 
-_ASKING = ("unauthorized", "credits", "slow_body", "too_large", "photo", "media_type", "request", "no_face", "fetch")
+_ASKING = (
+    "unauthorized",
+    "credits",
+    "slow_body",
+    "too_large",
+    "photo",
+    "media_type",
+    "request",
+    "no_face",
+    "fetch",
+    "headers",
+)
 _BUSY = ("queue_full", "busy", "internal", "starting", "stopping", "worker_lost", "deadline", "cancelled", "storage")
-_ALWAYS = ("unauthorized", "not_found", "internal", "storage")
+_ALWAYS = ("unauthorized", "not_found", "headers", "internal", "storage")
 _TEXT = {"type": "string"}
 
 V1: dict[str, Any] = {

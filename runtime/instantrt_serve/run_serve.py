@@ -74,7 +74,7 @@ def serve(app: FastAPI, config: ServeConfig) -> ExitStatus:
     Raises:
         ListenError: the port is taken.
     """
-    server = DrainingServer(_uvicorn_config(app, config), app.state.service.dispatch.stopping.set)
+    server = DrainingServer(uvicorn_config(app, config), app.state.service.dispatch.stopping.set)
     with _listening(config) as listener:
         host, port = listener.getsockname()[:2]
         log("listening", host=host, port=port)
@@ -103,9 +103,12 @@ class DrainingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _uvicorn_config(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
+    """uvicorn's settings; it logs nothing of its own but through :mod:`logging`."""
     return uvicorn.Config(
         app,
+        host=config.host,
+        port=config.port,
         http="h11",  # its limit on headers is a setting
         ws="none",
         h11_max_incomplete_event_size=config.max_header_bytes,

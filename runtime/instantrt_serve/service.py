@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from instantrt_serve.errors import ApiError
 from instantrt_serve.fetch import Fetcher
 from instantrt_serve.jobs import Jobs
 from instantrt_serve.metrics import Metrics
+from instantrt_serve.options import is_loopback
 from instantrt_serve.photos import Photos
 from instantrt_serve.worker_client import WorkerClient
 
@@ -76,6 +78,8 @@ class Service:
         Raises:
             ApiError: ``unauthorized``.
         """
+        if self.config.no_keys:
+            _check_local(request, self.config.cors_origins)
         key, note = await self.books.authenticate(request.headers.get("x-api-key")), note_of(request.scope)
         note.key, note.credits = key.id, key.credits
         return key
@@ -88,6 +92,20 @@ class Service:
     def tags(self, request_id: str) -> dict[str, str]:
         """Written into each picture."""
         return {"request_id": request_id} if self.config.provenance else {}
+
+
+def _check_local(request: Request, origins: tuple[str, ...]) -> None:
+    """Without keys, pages of other websites must not use a visitor's server, under its own name or under theirs.
+
+    Raises:
+        ApiError: ``unauthorized``.
+    """
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    own = origin is None or origin in origins or origin.partition("://")[2] == host
+    if not is_loopback(name.strip("[]")) or not own:
+        found = "a request for, or from, another website"
+        raise ApiError("unauthorized", "without keys only this machine is served", found=found, hint="use a key")
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:

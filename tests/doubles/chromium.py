@@ -69,7 +69,11 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Load a file and wait until all of it is there."""
-        self.call("Page.navigate", url=path.as_uri())
+        self.visit(path.as_uri())
+
+    def visit(self, url: str) -> None:
+        """Load an address and wait until all of it is there."""
+        self.call("Page.navigate", url=url)
         self._browser.wait_for("Page.loadEventFired", self._session, self._note)
 
     def value(self, expression: str) -> Any:
@@ -85,6 +89,16 @@ class Page:
         nodes = self.call("DOM.querySelectorAll", nodeId=root, selector=selector)["nodeIds"]
         models = (self.call("DOM.getBoxModel", nodeId=node)["model"] for node in nodes)
         return [(model["width"], model["height"]) for model in models]
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Put a file into a file input."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def type(self, text: str) -> None:
+        """Into what has the focus."""
+        self.call("Input.insertText", text=text)
 
     def click(self, x: float, y: float) -> None:
         """With the left button, at a place of the window."""
