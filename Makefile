@@ -14,10 +14,18 @@ PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # a process takes up to 2 
 DRAWING = $(shell grep -rlE 'hypothesis|rng' tests --include='test_*.py')
 SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECKPOINT) -type f)
 
-.PHONY: demo test check fuzz test-slow full-size full-size-numbers cuda-loop bench bench-full bench-cpu bench-micro bundle nano nano-report picture clean
+.PHONY: demo demo-serve load-test test check fuzz test-slow full-size full-size-numbers cuda-loop bench bench-full bench-cpu bench-micro bundle nano nano-report picture clean
 
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
+
+# Starts a server, sends it a request, takes a picture of its page, stops it.
+demo-serve: $(BUNDLE)/bundle.json
+	$(RUN) -m instantrt_bench.serving.demo $(BUNDLE) --out $(OUT)/demo-serve
+
+# 500 requests of every kind from 32 clients, then the same ones alone; 10 to 20 minutes. docs/serving.md has the others.
+load-test: $(BUNDLE)/bundle.json
+	$(RUN) -m instantrt_bench.serving load $(BUNDLE) --out $(OUT)/load/load.json
 
 test: check
 	$(RUN) -m pytest $(PARALLEL)
