@@ -345,6 +345,43 @@ def test_every_network_has_a_strategy_and_only_the_one_of_many_shapes_has_no_ker
     ]
 
 
+def test_the_same_request_twice_takes_the_same_kernels_and_new_steps_compile_nothing(
+    tensorrt_double: TensorRTDouble, planned_bundle: Path, tmp_path: Path, astronaut: np.ndarray
+) -> None:
+    request = GenerateRequest(face=astronaut, prompt="a person", steps=4, width=64, height=64, seed=7)
+
+    def kernels(**changes: Any) -> dict[str, str]:
+        tensorrt_double.kernels.clear()
+        pipeline.run(replace(request, **changes))
+        return dict(sorted(set(tensorrt_double.kernels)))
+
+    with InstantID.load(planned_bundle, target=TARGET, runtime_cache=tmp_path) as pipeline:
+        kernels()
+        tensorrt_double.compiled.clear()
+        first, again = kernels(prompt="a statue", steps=5), kernels(prompt="a horse", steps=5)
+        assert first == again
+        assert {"text_encoder", "text_encoder_2", "cross_attention", "vae_decoder"} <= set(first)
+        assert [name for name, kind in first.items() if kind == "general"] == ["time_embedding"]
+        for sampler, steps in (("euler", 6), ("heun", 20), ("ddim", 100)):
+            kernels(steps=steps, sampler=sampler)
+        assert tensorrt_double.compiled == []
+
+
+def test_with_tensorrts_own_choice_the_same_request_would_take_other_kernels_the_second_time(
+    tensorrt_double: TensorRTDouble,
+    planned_bundle: Path,
+    tmp_path: Path,
+    astronaut: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That the test above can fail."""
+    monkeypatch.setitem(SPECIALIZATION, "vae_decoder", "LAZY")
+    with InstantID.load(planned_bundle, target=TARGET, runtime_cache=tmp_path) as pipeline:
+        for _ in range(2):
+            pipeline.run(GenerateRequest(face=astronaut, prompt="a person", steps=4, width=64, height=64, seed=7))
+    assert [kind for name, kind in tensorrt_double.kernels if name == "vae_decoder"] == ["general", "specialised"]
+
+
 def test_a_damaged_kernel_file_costs_only_time(
     tensorrt_double: TensorRTDouble, planned_bundle: Path, tmp_path: Path
 ) -> None:

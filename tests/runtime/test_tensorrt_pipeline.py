@@ -24,7 +24,6 @@ pytest.importorskip("cuda.core", reason="needs cuda-core")
 
 from instantrt import CancelledError, GenerateRequest, InstantID
 from instantrt.denoise import IN_FLIGHT, MAX_LOOPS
-from instantrt.engine.kernels import SPECIALIZATION
 
 if TYPE_CHECKING:
     from doubles.cuda_double import CudaDouble, Entry
@@ -173,40 +172,6 @@ def test_uploads_come_before_the_loop_and_one_download_after_it(
     assert "copy DtoH" not in names[: inside[-1]]
     assert names[inside[-1] :].count("copy DtoH") == 3  # pixels, their magnitude and latents, fetched together
     assert cuda_double.count("cuStreamSynchronize") == 1
-
-
-@captured
-def test_the_same_request_twice_takes_the_same_kernels_and_new_steps_compile_nothing(
-    pipeline: InstantID, tensorrt_double: TensorRTDouble, request_of: Any
-) -> None:
-    def kernels(request: GenerateRequest) -> list[tuple[str, str]]:
-        tensorrt_double.kernels.clear()
-        pipeline.run(request)
-        return sorted(set(tensorrt_double.kernels))
-
-    request = request_of(steps=4)
-    pipeline.run(request)
-    pipeline.run(replace(request, prompt="another", negative_prompt="one more"))
-    tensorrt_double.compiled.clear()
-    first = dict(kernels(replace(request, prompt="a statue", steps=5)))
-    again = dict(kernels(replace(request, prompt="a horse", steps=5)))
-    assert first == again
-    assert {name for name, kind in first.items() if kind == "general"} == {"time_embedding"}
-    assert {"text_encoder", "cross_attention", "vae_decoder"} <= set(first)
-    for sampler, steps in (("euler", 6), ("heun", 20), ("ddim", 100)):
-        kernels(replace(request, steps=steps, sampler=sampler))
-    assert tensorrt_double.compiled == []
-
-
-def test_with_tensorrts_own_choice_the_same_request_would_take_other_kernels_the_second_time(
-    executing: None, tensorrt_double: TensorRTDouble, planned_bundle: Path, tmp_path: Path, monkeypatch, request_of: Any
-) -> None:
-    """That the test above can fail."""
-    monkeypatch.setitem(SPECIALIZATION, "vae_decoder", "LAZY")
-    with InstantID.load(planned_bundle, target="tensorrt-rtx", runtime_cache=tmp_path) as pipeline:
-        for _ in range(2):
-            pipeline.run(request_of())
-    assert [kind for name, kind in tensorrt_double.kernels if name == "vae_decoder"] == ["general", "specialised"]
 
 
 @captured
