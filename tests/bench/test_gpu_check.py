@@ -1,0 +1,177 @@
+"""The check on a real GPU as far as it can be tried without one: its target of torch modules, and a dry run of it all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from instantrt import GenerateRequest, InstantID
+from instantrt.bundle import Bundle
+from instantrt.device.host import HostDevice
+from instantrt_bench.gpu_check.__main__ import RESULTS, SECTIONS, main
+from instantrt_bench.gpu_check.measure import relative_error, spread
+from instantrt_bench.gpu_check.report import Report, SkippedError, as_table
+from instantrt_bench.gpu_check.torch_target import (
+    CpuPlace,
+    TorchTarget,
+    checkpoint_modules,
+    fused_attention,
+    fused_attentions,
+)
+from instantrt_export.checkpoint import Checkpoint
+from instantrt_export.networks import attention
+from randomness import fresh_rng
+
+FP32, FP16 = 1e-4, 5e-2
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks: more threads only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def request(photo: npt.NDArray[np.uint8], **fields: Any) -> GenerateRequest:
+    return GenerateRequest(photo, "a person", width=64, height=64, seed=3, steps=6, **fields)
+
+
+def pipeline(bundle: Path, checkpoint: Path, dtype: torch.dtype = torch.float32, *, eager: bool = False) -> InstantID:
+    opened, place = Bundle.open(bundle), CpuPlace()
+    module_of = checkpoint_modules(Checkpoint.open(str(checkpoint)), dtype, place.torch_device)
+    return InstantID(opened, TorchTarget(place, opened.contracts, module_of, opened.onnx), eager=eager)
+
+
+def test_torch_modules_give_the_pictures_of_onnx_runtime(
+    nano_bundle: Path, nano_checkpoint: Path, astronaut: npt.NDArray[np.uint8]
+) -> None:
+    cases = [request(astronaut, sampler="ddim"), request(astronaut, samples=2, guidance_scale=1.0)]
+    with InstantID.load(nano_bundle, threads=1) as onnx, pipeline(nano_bundle, nano_checkpoint) as captured:
+        for case in cases:
+            expected, found = onnx.run(case), captured.run(case)
+            assert relative_error(found.latents, expected.latents) <= FP32
+            assert np.abs(found.pixels.astype(int) - expected.pixels).max() <= 1
+        assert min(captured.run(cases[0]).timings.overhead_us) >= 0
+        with pipeline(nano_bundle, nano_checkpoint, eager=True) as eager, fused_attentions():
+            assert relative_error(eager.run(cases[0]).latents, onnx.run(cases[0]).latents) <= FP32
+
+
+def test_engines_are_bound_and_closed_as_those_of_other_targets(nano_bundle: Path, nano_checkpoint: Path) -> None:
+    opened, place = Bundle.open(nano_bundle), CpuPlace()
+    module_of = checkpoint_modules(Checkpoint.open(str(nano_checkpoint)), torch.float32, place.torch_device)
+    with closing(TorchTarget(place, opened.contracts, module_of)) as target:
+        with pytest.raises(KeyError, match="no torch module"):
+            target.load("face_encoder", {})
+        engine = target.load("image_projection", {})
+        with pytest.raises(KeyError, match="'picture'"):
+            engine.bind("picture", place.device.allocate((1,), np.dtype(np.float32)))
+        with pytest.raises(ValueError, match="not the device's"):
+            engine.enqueue(HostDevice().stream)
+        engine.close()
+        engine.close()
+        with pytest.raises(RuntimeError, match="is closed"):
+            engine.enqueue(place.device.stream)
+        assert target.module("image_projection") is target.module("image_projection")
+
+
+def test_fused_attention_is_the_exports() -> None:
+    rng = fresh_rng()
+    q, k, v = (torch.from_numpy(rng.standard_normal((2, n, 32), np.float32)) for n in (7, 5, 5))
+    expected = attention.attend(q, k, v, heads=4)
+    torch.testing.assert_close(fused_attention(q, k, v, heads=4), expected, rtol=1e-5, atol=1e-6)
+    spelled = attention.attend
+    with fused_attentions():
+        assert attention.attend is fused_attention
+    assert attention.attend is spelled
+
+
+def test_a_report_keeps_what_was_found_and_what_went_wrong(tmp_path: Path) -> None:
+    report = Report(tmp_path / "section.json", monotonic() + 5)
+    with report.step("good"):
+        report.add(figure=1.23456, times=spread([1.0, 2.0, 3.0]))
+        report.check("an error", 0.5, 1.0)
+    with report.step("bad"):
+        raise ValueError("it broke")
+    with report.step("absent"):
+        raise SkippedError("no such thing here")
+    with report.step("too late"):
+        report.require(60)
+        pytest.fail("there was no time for it")
+    assert not report.passed
+    kept = json.loads((tmp_path / "section.json").read_text())
+    assert kept["figures"] == {"figure": 1.235, "times": {"median": 2.0, "p10": 1.2, "p90": 2.8, "count": 3}}
+    assert set(kept["skipped"]) == {"absent", "too late"}
+    report.check("not a number", float("nan"), 1.0)
+    table = as_table({"section": json.loads((tmp_path / "section.json").read_text())})
+    for text in ("FAILED", "ok  an error", "BAD not a number", "ValueError: it broke", "no such thing here"):
+        assert text in table
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in driver is a Linux library")
+def test_a_dry_run_passes_all_sections(trained_bundle: Path, cuda_double_library: Path, tmp_path: Path) -> None:
+    from doubles.cuda_double import environment
+
+    command = [sys.executable, "-m", "instantrt_bench.gpu_check", "--dry-run", "--bundle", str(trained_bundle)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)],
+        env=environment(cuda_double_library),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / RESULTS).read_text())
+    assert {name: section["status"] for name, section in results["sections"].items()} == {
+        section.name: "passed" for section in SECTIONS
+    }
+    sections = results["sections"]
+    assert sections["environment"]["figures"]["gpu"]  # the stand-in's
+    assert sections["driver"]["checks"]["wrong bytes after the launches"]["ok"]
+    assert sections["nano"]["checks"]["torch, captured, fp32: error of latents"]["ok"]
+    assert sections["full_size"]["checks"]["runtime, captured: error of one call to fp32"]["ok"]
+    assert sections["pytest"]["skipped"]
+    assert "== full_size  passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("import os; os._exit(3)", "FAILED"), ("import time; time.sleep(60)", "TIMED OUT"), ("", "passed")],
+)
+def test_a_section_that_dies_or_hangs_costs_only_itself(
+    code: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "instantrt_bench.gpu_check.__main__.Check._command",
+        lambda _self, section, folder, _seconds: [
+            sys.executable,
+            "-c",
+            f"import pathlib, json; p = pathlib.Path({str(folder)!r}); p.mkdir(); "
+            f"(p / '{section.name}.json').write_text(json.dumps({{'status': 'passed'}})); {code}",
+        ],
+    )
+    monkeypatch.setattr(
+        "instantrt_bench.gpu_check.__main__.SECTIONS", (SECTIONS[0].__class__("driver", "driver.run", 0.05, 0),)
+    )
+    assert main(["--out", str(tmp_path), "--minutes", "1"]) == int(status != "passed")
+    results = json.loads((tmp_path / RESULTS).read_text())
+    assert results["sections"]["driver"]["status"] == status
+    assert f"== driver  {status}" in capsys.readouterr().out
+
+
+def test_a_section_for_which_no_time_is_left_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path), "--minutes", "0", "--only", "driver"]) == 0
+    assert json.loads((tmp_path / RESULTS).read_text())["sections"]["driver"]["status"] == "skipped"
+    assert "needs 15" in capsys.readouterr().out
