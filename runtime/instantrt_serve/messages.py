@@ -83,6 +83,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
         backlog_ms: how long the device has to work for all of them, as measured so far.
         busy_ms: how long it has worked in all.
         received: jobs that have been sent to it in all, so that the sender knows which it has not counted yet.
+        opens_lane: it is about to load networks for another lane, and will say nothing until that is done.
     """
 
     waiting: int
@@ -90,6 +91,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     backlog_ms: float
     busy_ms: float
     received: int = 0
+    opens_lane: bool = False
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

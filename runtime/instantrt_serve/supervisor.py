@@ -38,7 +38,8 @@ class SupervisorOptions:
     """When a worker counts as hung, and how soon it is started again.
 
     Args:
-        hang_s: without a word from a worker that is ready; never less than 20 of its network calls.
+        hang_s: without a word from a worker that is ready; never less than 20 of its network calls, and while it loads
+            networks for another lane twice the time that it took to start.
         start_s: that a worker may take until it is ready.
         first_backoff_s: between a death and the next start; doubles with every worker that dies before it is ready.
         max_backoff_s: at most.
@@ -215,20 +216,21 @@ class Supervisor:
 
     async def _watch(self, is_ready: asyncio.Event) -> None:
         """Kill a process that is silent for too long."""
+        loop, strikes = asyncio.get_running_loop(), 0
+        started_s = loop.time()
         try:
             await asyncio.wait_for(is_ready.wait(), self._options.start_s)
+            start_s = loop.time() - started_s
         except TimeoutError:
             _log("worker_hung", while_starting=True)
             self._kill()
             return
         assert self._ready is not None
         hang_s = max(self._options.hang_s, 20 * max(self._ready.call_ms.values(), default=0.0) / 1e3)
-        loop, strikes = asyncio.get_running_loop(), 0
-        while (
-            strikes < 2
-        ):  # this process may have been held up itself: then the words wait to be read, and it looks again
+        while strikes < 2:  # the first may mean that this process itself was held up and has not read yet
             await asyncio.sleep(hang_s / 8)
-            strikes = strikes + 1 if loop.time() - self._heard_s > hang_s else 0
+            limit_s = max(hang_s, 2 * start_s) if self._beat.opens_lane else hang_s
+            strikes = strikes + 1 if loop.time() - self._heard_s > limit_s else 0
         _log("worker_hung", while_starting=False)
         self._kill()
 

@@ -27,6 +27,7 @@ FILES_WITH_PLANS = (
     "runtime/test_tensorrt_engine.py",
     "runtime/test_tensorrt_faults.py",
     "runtime/test_tensorrt_pipeline.py",
+    "serve/test_worker_tensorrt.py",
 )
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is a Linux library")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 
 from doubles.photos import encoded
+from doubles.worker_talk import ScriptedConnection, answers, pictures
 from instantrt import GenerateRequest, InstantID
 from instantrt.denoise import DenoiseLoop, LoopShape
 from instantrt.engine import TargetOptions
@@ -28,36 +27,6 @@ from instantrt_serve.worker.measure import Measured, free_bytes, measure
 
 SMALL = {"width": 64, "height": 64}
 Pixels = npt.NDArray[np.uint8]
-
-
-class ScriptedConnection:
-    """Hands a worker what a test wants said, and keeps what the worker says.
-
-    Args:
-        items: there from the start.
-        react: called with each of the worker's messages; what it gives is said to the worker.
-    """
-
-    def __init__(self, items: list[Any], react: Callable[[FromWorker], Any] = lambda _: None) -> None:
-        self.sent: list[FromWorker] = []
-        self._react = react
-        self._inbox: SimpleQueue[Any] = SimpleQueue()
-        for item in items:
-            self._inbox.put(item)
-
-    def send(self, message: FromWorker) -> None:
-        self.sent.append(message)
-        answer = self._react(message)
-        if answer is not None:
-            self._inbox.put(answer)
-
-    def put(self, item: Any) -> None:
-        self._inbox.put(item)
-
-    def receive(self, timeout_s: float | None) -> Any:
-        with suppress(Empty):
-            return self._inbox.get(block=timeout_s != 0, timeout=timeout_s or None)
-        return None
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +87,6 @@ class Serve:
 @pytest.fixture
 def serve(maker: PictureMaker, measured: Measured, photo: bytes) -> Serve:
     return Serve(maker, measured, photo)
-
-
-def answers(said: list[FromWorker]) -> dict[str, Done | Failed]:
-    """By job, in the order in which they were given."""
-    return {message.job: message for message in said if isinstance(message, Done | Failed)}
-
-
-def pictures(answer: Done | Failed) -> Pixels:
-    assert isinstance(answer, Done), answer
-    return np.stack([np.asarray(Image.open(BytesIO(file))) for file in answer.pictures])
 
 
 MIXED: dict[str, dict[str, Any]] = {

@@ -46,7 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         log_bug("crashed", error)
         return 2
+    finally:
+        connection.close()
     return 0
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="CPU threads of one network")
     parser.add_argument("--device", type=int, help="ordinal of the GPU")
     parser.add_argument("--runtime-cache", type=Path, help="folder for kernels compiled on this machine")
-    parser.add_argument("--slots", type=int, help="pictures side by side in a lane; measured by default")
-    parser.add_argument("--lanes", type=int, help="lanes that are kept on the device; as many as fit by default")
+    parser.add_argument("--slots", type=positive, help="pictures side by side in a lane; measured by default")
+    parser.add_argument("--lanes", type=positive, help="lanes that are kept on the device; as many as fit by default")
     parser.add_argument("--model", help="what the model is called; the bundle's folder by default")
     return parser
 

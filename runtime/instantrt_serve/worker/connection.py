@@ -11,6 +11,8 @@ from typing import BinaryIO
 from instantrt_serve.frames import decode_to_worker, frame, read_frame
 from instantrt_serve.messages import FromWorker, ToWorker
 
+FLUSH_S = 5.0
+
 
 class Hangup:
     """The other side is gone: nobody waits for an answer any more."""
@@ -52,9 +54,9 @@ class Connection:
             return None
 
     def close(self) -> None:
-        """Wait until everything sent is written."""
+        """Wait until everything sent is written, or nobody has read it for a while."""
         self._outbox.put(None)
-        self._writer.join()
+        self._writer.join(FLUSH_S)
 
     def _read(self) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from instantrt.denoise import DenoiseLoop, LoopShape
 from instantrt.errors import DeviceError, EngineError
 from instantrt_serve.scheduler.policy import Lane
+from instantrt_serve.worker.heap import trim_heap
 from instantrt_serve.worker.log import log
 
 NO_ROOM = (DeviceError, EngineError, MemoryError)
@@ -70,6 +71,7 @@ class Lanes:
         """Close one lane."""
         del self._used[number]
         self._loops.pop(number).close()
+        trim_heap()
 
     def close(self) -> None:
         """Close all lanes; may be called more than once."""

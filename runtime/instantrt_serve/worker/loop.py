@@ -105,10 +105,10 @@ class Worker:
             fixed_ms=measured.fixed_ms,
         )
 
-    def _beat(self) -> None:
+    def _beat(self, *, opens_lane: bool = False) -> None:
         begun = sum(job.begun_s is not None for job in self._jobs.values())
         backlog_ms = sum(job.left_ms + self._measured.fixed_ms for job in self._jobs.values())
-        self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._busy_ms, self._received))
+        self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._busy_ms, self._received, opens_lane))
 
     # Messages
 
@@ -234,6 +234,7 @@ class Worker:
         start = perf_counter()
         number = turn.lane
         if number is None:
+            self._beat(opens_lane=True)
             opened: list[int | None] = []
             first = turn.joins[0].job
             if not self._guarded(first, lambda: opened.append(self._lanes.open(turn.shape, turn.closes))):
@@ -330,5 +331,4 @@ def serve(maker: PictureMaker, measured: Measured, connection: Connection, facts
     """Run a worker until it is done, and say so in the log."""
     log("ready", slots=measured.slots, lanes=measured.lanes, fixed_ms=measured.fixed_ms)
     Worker(maker, measured, connection, facts).run()
-    connection.close()
     log("stopped")
