@@ -24,11 +24,13 @@ class OpenJob:
         calls_done: network calls.
         calls: in all; 0 as long as it waits.
         preview: the newest one, a JPEG.
+        is_counted: whether it is with the worker, or has a place there.
     """
 
     calls_done: int = 0
     calls: int = 0
     preview: bytes | None = None
+    is_counted: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -91,16 +93,26 @@ class Dispatch:
         """
         self.check_open()
         self.check_room()
-        self._jobs[job] = OpenJob()
+        self.enter(job).is_counted = True
         try:
             yield
         finally:
-            self._jobs.pop(job, None)
+            self.leave(job)
+
+    def enter(self, job: str) -> OpenJob:
+        """A job is known from now on; one that may wait as long as it takes is counted only when it runs."""
+        self._jobs[job] = entered = OpenJob()
+        return entered
+
+    def leave(self, job: str) -> None:
+        """A job has ended, one way or the other."""
+        self._jobs.pop(job).tell()
+        self._tell_waiting()
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not begun."""
-        return sum(job.waits for job in self._jobs.values())
+        """Jobs that have not begun, and have a place with the worker."""
+        return sum(job.waits and job.is_counted for job in self._jobs.values())
 
     def find(self, job: str) -> OpenJob | None:
         """An open job."""
@@ -114,20 +126,20 @@ class Dispatch:
         return ids.index(job) + 1
 
     async def run(self, work: Submit) -> Done:
-        """The job's pictures. Cancelling the caller cancels the job.
+        """The pictures of a job that has entered. Cancelling the caller cancels the job.
 
         Raises:
             ApiError: it failed, as clients may know it.
             WorkerLostError: the worker died or hung.
         """
-        job = self._jobs.setdefault(work.job, OpenJob())
-        self._tell_waiting()
+        job = self._jobs[work.job]
+        job.is_counted = True
         try:
             return await self._follow(work, job)
-        finally:
-            self._jobs.pop(work.job, None)
+        except Exception:
+            job.is_counted, job.calls_done, job.calls = False, 0, 0  # it may be tried again
             job.tell()
-            self._tell_waiting()
+            raise
 
     async def _follow(self, work: Submit, job: OpenJob) -> Done:
         # Implementations are generators; closing one is how a job is cancelled.

@@ -29,6 +29,7 @@ from instantrt_serve.v1 import MEDIA_TYPES
 router = APIRouter()
 ADDRESS = "/v2/instantid"
 MAX_IDEMPOTENCY_KEY = 255
+ELSEWHERE_S = 1.0
 KEEP_ALIVE_S = 15.0  # proxies end connections on which nothing is said
 
 
@@ -163,8 +164,8 @@ async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
 
 async def _change(service: Service, changed: asyncio.Event | None) -> None:
     """Until something may have changed, the server stops, or it is time to say something."""
-    if changed is None:
-        await asyncio.sleep(0.1)
+    if changed is None:  # another server's job
+        await asyncio.sleep(ELSEWHERE_S)
         return
     waits = [asyncio.ensure_future(event.wait()) for event in (changed, service.dispatch.stopping)]
     try:
