@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from instantrt.plain import shown
 from instantrt_serve import schema
 from instantrt_serve.accounts.jobs import Job, JobState, NewJob
+from instantrt_serve.beside import beside
 from instantrt_serve.body import Received
 from instantrt_serve.dispatch import OpenJob
 from instantrt_serve.envelope import note_of
@@ -41,8 +42,9 @@ async def submit(request: Request) -> Response:
     idempotency_key = _idempotency_key(request)
     service.dispatch.check_open()
     received = await service.bodies.read(request, JobRequest)
-    fields = await asyncio.to_thread(received.form.runtime_fields)
-    fingerprint = await asyncio.to_thread(_fingerprint, received)
+    fields = received.form.runtime_fields()
+    size = len(received.face) + len(received.pose or b"")
+    fingerprint = await beside(size, _fingerprint, received)
     new = _new_job(service, key.id, idempotency_key, fingerprint, received, fields)
     note = note_of(request.scope)
     job, note.credits = await service.jobs.submit(new)
