@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from typing import cast
+from typing import Any, cast
 
+from instantrt.errors import InstantRTError
 from instantrt_serve.config import ServeConfig
 from instantrt_serve.errors import ApiError, error_of_failure
 from instantrt_serve.messages import Done, Event, Failed, Progress, Submit
 from instantrt_serve.metrics import Metrics
+from instantrt_serve.tracing import Traces
 from instantrt_serve.worker_client import WorkerClient, WorkerState
 
 
@@ -57,10 +60,11 @@ class Dispatch:
         config: limits.
         worker: does the work.
         metrics: counts it.
+        traces: get a span for each.
     """
 
-    def __init__(self, config: ServeConfig, worker: WorkerClient, metrics: Metrics) -> None:
-        self._config, self.worker, self._metrics = config, worker, metrics
+    def __init__(self, config: ServeConfig, worker: WorkerClient, metrics: Metrics, traces: Traces) -> None:
+        self._config, self.worker, self._metrics, self._traces = config, worker, metrics, traces
         self.stopping = asyncio.Event()
         self._jobs: dict[str, OpenJob] = {}
 
@@ -132,14 +136,18 @@ class Dispatch:
             ApiError: it failed, as clients may know it.
             WorkerLostError: the worker died or hung.
         """
-        job = self._jobs[work.job]
+        job, began = self._jobs[work.job], time.perf_counter()
         job.is_counted = True
+        about: dict[str, Any] = {"job": work.job, "key": work.account, "steps": work.fields["steps"]}
         try:
-            return await self._follow(work, job)
-        except Exception:
+            done = await self._follow(work, job)
+        except InstantRTError as error:
             job.is_counted, job.calls_done, job.calls = False, 0, 0  # it may be tried again
             job.tell()
+            self._traces.note("job", time.perf_counter() - began, {**about, "code": error.code})
             raise
+        self._traces.note("job", time.perf_counter() - began, {**about, "queue": done.queue_ms, **done.stages_ms})
+        return done
 
     async def _follow(self, work: Submit, job: OpenJob) -> Done:
         # Implementations are generators; closing one is how a job is cancelled.
