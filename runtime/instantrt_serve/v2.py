@@ -148,7 +148,7 @@ async def _result(service: Service, job: Job, outcome: dict[str, Any]) -> dict[s
 async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
     """A slow listener misses steps between, and nothing is kept for it."""
     sent = None
-    while not service.dispatch.stopping.is_set():
+    while True:
         open_ = service.dispatch.find(job.id)
         changed = None if open_ is None else open_.changed
         job = await service.jobs.find(job.id, job.key)
@@ -161,6 +161,8 @@ async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
             news["preview"] = f"data:image/jpeg;base64,{base64.b64encode(open_.preview).decode()}"
         yield _event("progress", news) if news != sent else b": waiting\n\n"
         sent = news
+        if service.dispatch.stopping.is_set():
+            return  # the client listens again, to the next server
         await _change(service, changed)
 
 
