@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,14 +23,14 @@ from instantrt_serve.dispatch import OpenJob
 from instantrt_serve.envelope import note_of
 from instantrt_serve.errors import ApiError
 from instantrt_serve.jobs import new_job_id
-from instantrt_serve.openapi import EVENTS, JOB, OPTIONS, PICTURE, SUBMIT
+from instantrt_serve.openapi import EVENTS, IDEMPOTENCY_PATTERN, JOB, OPTIONS, PICTURE, SUBMIT
 from instantrt_serve.schema import JobRequest
 from instantrt_serve.service import Service, service_of
 from instantrt_serve.v1 import MEDIA_TYPES
 
 router = APIRouter()
 ADDRESS = "/v2/instantid"
-MAX_IDEMPOTENCY_KEY = 255
+IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_PATTERN)
 ELSEWHERE_S = 1.0
 KEEP_ALIVE_S = 15.0  # proxies end connections on which nothing is said
 
@@ -208,18 +209,18 @@ def _new_job(
 
 
 def _idempotency_key(request: Request) -> str | None:
-    """A hash of it: what clients choose is of any length and in any script.
+    """A hash of it, which is all that is kept.
 
     Raises:
-        ApiError: it is empty or too long.
+        ApiError: it is empty, too long, or has other characters than printable ASCII without spaces.
     """
     text = request.headers.get("idempotency-key")
     if text is None:
         return None
-    if not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY:
-        hint = f"give 1 to {MAX_IDEMPOTENCY_KEY} characters, such as a UUID"
+    if not IDEMPOTENCY_KEY.fullmatch(text):
+        hint = "give 1 to 255 letters, digits and signs, such as a UUID"
         raise ApiError("request", "the Idempotency-Key cannot be used", found=shown(text), hint=hint)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _fingerprint(received: Received[JobRequest]) -> str:
