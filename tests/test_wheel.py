@@ -50,6 +50,7 @@ def test_the_wheel_holds_the_six_packages_with_their_types_and_licence(wheel: Pa
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert {"instantrt_serve/page/app.js", "instantrt_serve/accounts/migrations/env.py"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "test" in name.rpartition("/")[2]]
 

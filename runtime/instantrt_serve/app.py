@@ -22,23 +22,26 @@ from instantrt_serve.errors import ApiError, api_error, error_of_status
 from instantrt_serve.logs import log
 from instantrt_serve.openapi import SCHEMES
 from instantrt_serve.service import Service
+from instantrt_serve.tracing import Traces, traces_to
 from instantrt_serve.worker_client import WorkerClient
 
 READABLE_HEADERS = "x-request-id x-remaining-credits x-seed x-model x-warnings server-timing location retry-after"
 PREFLIGHT_S = 600
 
 
-def create_app(config: ServeConfig, worker: WorkerClient) -> FastAPI:
+def create_app(config: ServeConfig, worker: WorkerClient, traces: Traces | None = None) -> FastAPI:
     """The app. It starts the worker when it is started, and stops it when it is stopped.
 
     Args:
         config: settings.
         worker: makes the pictures.
+        traces: where spans go; by default where the settings say.
 
     Raises:
         DatabaseError: the database's address cannot be understood.
+        MissingExtraError: traces are wanted, and what sends them is not installed.
     """
-    service = Service.of(config, worker)
+    service = Service.of(config, worker, traces or traces_to(config.traces))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -90,6 +93,7 @@ def _add_layers(app: FastAPI, config: ServeConfig, service: Service) -> None:
     app.add_middleware(
         Envelope,
         metrics=service.metrics,
+        traces=service.traces,
         cross_origin=bool(config.cors_origins),
         max_header_bytes=config.max_header_bytes,
     )

@@ -15,6 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from instantrt.plain import shown
+from instantrt_serve.beside import beside
 from instantrt_serve.config import ServeConfig
 from instantrt_serve.errors import ApiError
 from instantrt_serve.photos import Photos
@@ -64,8 +65,7 @@ class BodyReader:
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "application/json":
                 body = b"".join([piece async for piece in self._pieces(request)])
-                # Beside the loop: a photo in base64 takes a while.
-                form, files = await asyncio.to_thread(_validated_json, model, body), dict[str, bytes]()
+                form, files = await beside(len(body), _validated_json, model, body), dict[str, bytes]()
             elif kind == "multipart/form-data":
                 form, files = await self._read_form(request, model)
             else:

@@ -47,6 +47,7 @@ class ServeConfig(BaseModel):
     provenance: bool = Field(True, description="pictures carry the request's id")
     page: bool = Field(True, description="show the page at /")
     metrics: bool = Field(True, description="show /metrics")
+    traces: str | None = Field(None, description="OTLP endpoint that traces are sent to; needs the extra `tracing`")
 
 
 def load_config(file: Path | None, flags: dict[str, Any]) -> ServeConfig:

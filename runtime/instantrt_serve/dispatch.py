@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from typing import cast
+from typing import Any, cast
 
+from instantrt.errors import InstantRTError
 from instantrt_serve.config import ServeConfig
 from instantrt_serve.errors import ApiError, error_of_failure
 from instantrt_serve.messages import Done, Event, Failed, Progress, Submit
 from instantrt_serve.metrics import Metrics
+from instantrt_serve.tracing import Traces
 from instantrt_serve.worker_client import WorkerClient, WorkerState
 
 
@@ -24,11 +27,13 @@ class OpenJob:
         calls_done: network calls.
         calls: in all; 0 as long as it waits.
         preview: the newest one, a JPEG.
+        is_counted: whether it is with the worker, or has a place there.
     """
 
     calls_done: int = 0
     calls: int = 0
     preview: bytes | None = None
+    is_counted: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -55,10 +60,11 @@ class Dispatch:
         config: limits.
         worker: does the work.
         metrics: counts it.
+        traces: get a span for each.
     """
 
-    def __init__(self, config: ServeConfig, worker: WorkerClient, metrics: Metrics) -> None:
-        self._config, self.worker, self._metrics = config, worker, metrics
+    def __init__(self, config: ServeConfig, worker: WorkerClient, metrics: Metrics, traces: Traces) -> None:
+        self._config, self.worker, self._metrics, self._traces = config, worker, metrics, traces
         self.stopping = asyncio.Event()
         self._jobs: dict[str, OpenJob] = {}
 
@@ -91,16 +97,26 @@ class Dispatch:
         """
         self.check_open()
         self.check_room()
-        self._jobs[job] = OpenJob()
+        self.enter(job).is_counted = True
         try:
             yield
         finally:
-            self._jobs.pop(job, None)
+            self.leave(job)
+
+    def enter(self, job: str) -> OpenJob:
+        """A job is known from now on; one that may wait as long as it takes is counted only when it runs."""
+        self._jobs[job] = entered = OpenJob()
+        return entered
+
+    def leave(self, job: str) -> None:
+        """A job has ended, one way or the other."""
+        self._jobs.pop(job).tell()
+        self._tell_waiting()
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not begun."""
-        return sum(job.waits for job in self._jobs.values())
+        """Jobs that have not begun, and have a place with the worker."""
+        return sum(job.waits and job.is_counted for job in self._jobs.values())
 
     def find(self, job: str) -> OpenJob | None:
         """An open job."""
@@ -114,20 +130,24 @@ class Dispatch:
         return ids.index(job) + 1
 
     async def run(self, work: Submit) -> Done:
-        """The job's pictures. Cancelling the caller cancels the job.
+        """The pictures of a job that has entered. Cancelling the caller cancels the job.
 
         Raises:
             ApiError: it failed, as clients may know it.
             WorkerLostError: the worker died or hung.
         """
-        job = self._jobs.setdefault(work.job, OpenJob())
-        self._tell_waiting()
+        job, began = self._jobs[work.job], time.perf_counter()
+        job.is_counted = True
+        about: dict[str, Any] = {"job": work.job, "key": work.account, "steps": work.fields["steps"]}
         try:
-            return await self._follow(work, job)
-        finally:
-            self._jobs.pop(work.job, None)
+            done = await self._follow(work, job)
+        except InstantRTError as error:
+            job.is_counted, job.calls_done, job.calls = False, 0, 0  # it may be tried again
             job.tell()
-            self._tell_waiting()
+            self._traces.note("job", time.perf_counter() - began, {**about, "code": error.code})
+            raise
+        self._traces.note("job", time.perf_counter() - began, {**about, "queue": done.queue_ms, **done.stages_ms})
+        return done
 
     async def _follow(self, work: Submit, job: OpenJob) -> Done:
         # Implementations are generators; closing one is how a job is cancelled.

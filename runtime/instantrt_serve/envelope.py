@@ -8,13 +8,14 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from instantrt_serve.errors import ApiError, internal_error
 from instantrt_serve.logs import log
 from instantrt_serve.metrics import Metrics
+from instantrt_serve.tracing import Traces
 
 NOTE = "instantrt.note"
 SECURITY_HEADERS = {
@@ -62,12 +63,15 @@ class Envelope:
     Args:
         app: the others.
         metrics: counts answers.
+        traces: get a span for each.
         cross_origin: whether other origins' pages may use the API at all.
         max_header_bytes: of the address and the headers.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, cross_origin: bool, max_header_bytes: int) -> None:
-        self._app, self._metrics, self._max_header_bytes = app, metrics, max_header_bytes
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, traces: Traces, cross_origin: bool, max_header_bytes: int
+    ) -> None:
+        self._app, self._metrics, self._traces, self._max_header_bytes = app, metrics, traces, max_header_bytes
         policy = "cross-origin" if cross_origin else "same-origin"
         self._headers = SECURITY_HEADERS | {"cross-origin-resource-policy": policy}
 
@@ -99,8 +103,10 @@ class Envelope:
     def _note(self, scope: Scope, note: Note, status: int, seconds: float) -> None:
         route, method = _route(scope), _method(scope)
         self._metrics.note_answer(route, method, status, seconds)
-        about: dict[str, Any] = {"request_id": note.request_id, "method": method, "route": route, "status": status}
-        log("answer", ms=round(seconds * 1000, 1), key=note.key, job=note.job, **about)
+        about: dict[str, Any] = {"request_id": note.request_id, "key": note.key, "job": note.job}
+        about |= {"method": method, "route": route, "status": status}
+        log("answer", ms=round(seconds * 1000, 1), **about)
+        self._traces.note("answer", seconds, about, Headers(scope=scope).get("traceparent"))
 
 
 class _Answer:

@@ -94,8 +94,13 @@ class Jobs:
             await asyncio.gather(task, return_exceptions=True)
 
     def _begin(self, job: str) -> None:
+        self._dispatch.enter(job)
         task = self._tasks[job] = asyncio.create_task(self._run(job))
-        task.add_done_callback(lambda _: self._tasks.pop(job, None))
+        task.add_done_callback(lambda _: self._forget(job))
+
+    def _forget(self, job: str) -> None:
+        self._tasks.pop(job, None)
+        self._dispatch.leave(job)
 
     async def _run(self, job: str) -> None:
         async with self._room:

@@ -11,6 +11,7 @@ from instantrt_serve.schema import EXAMPLE, JobRequest, PictureRequest
 
 SECURITY: list[dict[str, list[str]]] = [{"key": []}]
 SCHEMES = {"key": {"type": "apiKey", "in": "header", "name": "x-api-key"}}
+IDEMPOTENCY_PATTERN = "^[!-~]{1,255}$"
 PHOTO_FILE = {"type": "string", "contentMediaType": "image/*"}
 COMMON = {
     "x-request-id": {"description": "names the request in the server's log", "schema": {"type": "string"}},
@@ -158,7 +159,7 @@ SUBMIT: dict[str, Any] = {
                 "in": "header",
                 "required": False,
                 "description": "a repeated submission with it is the same job",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+                "schema": {"type": "string", "pattern": IDEMPOTENCY_PATTERN},
             }
         ],
     },

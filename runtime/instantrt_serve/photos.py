@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import re
 
 from instantrt.plain import shortened
+from instantrt_serve.beside import beside
 from instantrt_serve.errors import ApiError
 from instantrt_serve.fetch import Fetcher
 
@@ -38,7 +38,7 @@ class Photos:
             ApiError: it is none of them, or nothing can be fetched.
         """
         if not ADDRESS.match(text):
-            return await asyncio.to_thread(decode, field, text)
+            return await beside(len(text), decode, field, text)
         if self._fetcher is None:
             hint = "send the photo itself, as base64; this server fetches nothing"
             raise ApiError("fetch", "photos by address are switched off", hint=hint, field=field)

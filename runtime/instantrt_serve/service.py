@@ -24,6 +24,7 @@ from instantrt_serve.jobs import Jobs
 from instantrt_serve.metrics import Metrics
 from instantrt_serve.options import is_loopback
 from instantrt_serve.photos import Photos
+from instantrt_serve.tracing import Traces
 from instantrt_serve.worker_client import WorkerClient
 
 Result = TypeVar("Result")
@@ -42,9 +43,10 @@ class Service:
     dispatch: Dispatch
     jobs: Jobs
     metrics: Metrics
+    traces: Traces
 
     @classmethod
-    def of(cls, config: ServeConfig, worker: WorkerClient) -> Service:
+    def of(cls, config: ServeConfig, worker: WorkerClient, traces: Traces) -> Service:
         """All parts for these settings.
 
         Raises:
@@ -52,11 +54,11 @@ class Service:
         """
         database, metrics = Database(config.database), Metrics(worker)
         books = Books(database, config.instance, config.no_keys)
-        dispatch = Dispatch(config, worker, metrics)
+        dispatch = Dispatch(config, worker, metrics, traces)
         hosts = frozenset(config.fetch_hosts)
         fetcher = Fetcher(hosts, config.fetch_timeout_s, config.max_body_bytes) if hosts else None
         bodies = BodyReader(config, Photos(fetcher))
-        return cls(config, database, books, bodies, dispatch, Jobs(config, database, dispatch), metrics)
+        return cls(config, database, books, bodies, dispatch, Jobs(config, database, dispatch), metrics, traces)
 
     async def open(self) -> None:
         """Open the books, start the worker, take up jobs that were left."""

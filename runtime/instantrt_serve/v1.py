@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from instantrt_serve.accounts.keys import Key
 from instantrt_serve.accounts.ledger import ChargeState
+from instantrt_serve.beside import beside
 from instantrt_serve.body import Received
 from instantrt_serve.envelope import note_of
 from instantrt_serve.errors import ApiError
@@ -43,7 +44,7 @@ async def instantid(request: Request) -> Response:
     fields = received.form.runtime_fields()
     with service.dispatch.admitted(note_of(request.scope).request_id):
         done = await _charged(request, service, key, received, fields)
-    return await asyncio.to_thread(answer, received.form, done, service)
+    return await beside(sum(map(len, done.pictures)), answer, received.form, done, service)
 
 
 async def _charged(

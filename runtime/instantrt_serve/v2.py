@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,19 +17,21 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from instantrt.plain import shown
 from instantrt_serve import schema
 from instantrt_serve.accounts.jobs import Job, JobState, NewJob
+from instantrt_serve.beside import beside
 from instantrt_serve.body import Received
 from instantrt_serve.dispatch import OpenJob
 from instantrt_serve.envelope import note_of
 from instantrt_serve.errors import ApiError
 from instantrt_serve.jobs import new_job_id
-from instantrt_serve.openapi import EVENTS, JOB, OPTIONS, PICTURE, SUBMIT
+from instantrt_serve.openapi import EVENTS, IDEMPOTENCY_PATTERN, JOB, OPTIONS, PICTURE, SUBMIT
 from instantrt_serve.schema import JobRequest
 from instantrt_serve.service import Service, service_of
 from instantrt_serve.v1 import MEDIA_TYPES
 
 router = APIRouter()
 ADDRESS = "/v2/instantid"
-MAX_IDEMPOTENCY_KEY = 255
+IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_PATTERN)
+ELSEWHERE_S = 1.0
 KEEP_ALIVE_S = 15.0  # proxies end connections on which nothing is said
 
 
@@ -40,8 +43,9 @@ async def submit(request: Request) -> Response:
     idempotency_key = _idempotency_key(request)
     service.dispatch.check_open()
     received = await service.bodies.read(request, JobRequest)
-    fields = await asyncio.to_thread(received.form.runtime_fields)
-    fingerprint = await asyncio.to_thread(_fingerprint, received)
+    fields = received.form.runtime_fields()
+    size = len(received.face) + len(received.pose or b"")
+    fingerprint = await beside(size, _fingerprint, received)
     new = _new_job(service, key.id, idempotency_key, fingerprint, received, fields)
     note = note_of(request.scope)
     job, note.credits = await service.jobs.submit(new)
@@ -145,7 +149,7 @@ async def _result(service: Service, job: Job, outcome: dict[str, Any]) -> dict[s
 async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
     """A slow listener misses steps between, and nothing is kept for it."""
     sent = None
-    while not service.dispatch.stopping.is_set():
+    while True:
         open_ = service.dispatch.find(job.id)
         changed = None if open_ is None else open_.changed
         job = await service.jobs.find(job.id, job.key)
@@ -158,13 +162,15 @@ async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
             news["preview"] = f"data:image/jpeg;base64,{base64.b64encode(open_.preview).decode()}"
         yield _event("progress", news) if news != sent else b": waiting\n\n"
         sent = news
+        if service.dispatch.stopping.is_set():
+            return  # the client listens again, to the next server
         await _change(service, changed)
 
 
 async def _change(service: Service, changed: asyncio.Event | None) -> None:
     """Until something may have changed, the server stops, or it is time to say something."""
-    if changed is None:
-        await asyncio.sleep(0.1)
+    if changed is None:  # another server's job
+        await asyncio.sleep(ELSEWHERE_S)
         return
     waits = [asyncio.ensure_future(event.wait()) for event in (changed, service.dispatch.stopping)]
     try:
@@ -203,18 +209,18 @@ def _new_job(
 
 
 def _idempotency_key(request: Request) -> str | None:
-    """A hash of it: what clients choose is of any length and in any script.
+    """A hash of it, which is all that is kept.
 
     Raises:
-        ApiError: it is empty or too long.
+        ApiError: it is empty, too long, or has other characters than printable ASCII without spaces.
     """
     text = request.headers.get("idempotency-key")
     if text is None:
         return None
-    if not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY:
-        hint = f"give 1 to {MAX_IDEMPOTENCY_KEY} characters, such as a UUID"
+    if not IDEMPOTENCY_KEY.fullmatch(text):
+        hint = "give 1 to 255 letters, digits and signs, such as a UUID"
         raise ApiError("request", "the Idempotency-Key cannot be used", found=shown(text), hint=hint)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _fingerprint(received: Received[JobRequest]) -> str:

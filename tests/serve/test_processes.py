@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,15 @@ def post(url: str, version: str, key: str) -> httpx.Response:
     return httpx.post(f"{url}/{version}/instantid", json=BODY, headers={"x-api-key": key}, timeout=WAIT_S)
 
 
+def listen(url: str, key: str, heard: threading.Event) -> str:
+    with httpx.stream("GET", url, headers={"x-api-key": key}, timeout=WAIT_S) as answer:
+        text = ""
+        for piece in answer.iter_text():
+            text += piece
+            heard.set()
+    return text
+
+
 def view(url: str, job: str, key: str) -> dict[str, Any]:
     found: dict[str, Any] = httpx.get(f"{url}/v2/instantid/{job}", headers={"x-api-key": key}).json()
     return found
@@ -99,14 +109,14 @@ def test_sigterm_lets_requests_in_work_end_and_keeps_jobs(database: str, key: st
             job = httpx.post(
                 f"{url}/v2/instantid", json=BODY | {"num_inference_steps": 100}, headers={"x-api-key": key}
             ).json()["id"]
-            listening = threads.submit(
-                httpx.get, f"{url}/v2/instantid/{job}/events", headers={"x-api-key": key}, timeout=WAIT_S
-            )
+            heard = threading.Event()
+            listening = threads.submit(listen, f"{url}/v2/instantid/{job}/events", key, heard)
+            assert heard.wait(WAIT_S)
             waiting = threads.submit(post, url, "v1", key)
             until(lambda: credits_of(database, key) == CREDITS - 11)
             process.send_signal(signal.SIGTERM)
             assert waiting.result().status_code == 200
-            assert "event: progress" in listening.result().text
+            assert "event: done" not in listening.result()  # and it has ended
             assert process.wait(WAIT_S) == 0
         with server(database) as (_, url):
             until(lambda: view(url, job, key)["status"] == "done")

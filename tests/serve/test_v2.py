@@ -112,7 +112,7 @@ async def test_events_end_when_the_server_stops(serve: Serve) -> None:
 
 async def test_a_repeated_submission_is_one_job_and_one_charge(serve: Serve) -> None:
     async with serve() as client:
-        headers = {"idempotency-key": "order 17 ☃".encode().decode("latin-1").encode("latin-1")}
+        headers = {"idempotency-key": "order-17/a"}
         answers = await asyncio.gather(*(client.make("v2", headers=headers, seed=-1) for _ in range(5)))
         assert {answer.status_code for answer in answers} == {202}
         assert len({answer.json()["id"] for answer in answers}) == 1
@@ -123,7 +123,8 @@ async def test_a_repeated_submission_is_one_job_and_one_charge(serve: Serve) -> 
         assert await client.credits() == CREDITS - 1
         other = await client.make("v2", headers=headers, seed=9)
         assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency")
-        assert (await client.make("v2", headers={"idempotency-key": "x" * 256})).status_code == 422
+        for bad in (b"x" * 256, b"", b"a b", b"\xfc"):
+            assert (await client.make("v2", headers={"idempotency-key": bad})).status_code == 422
 
 
 async def test_cancelling_gives_the_price_back(serve: Serve) -> None:

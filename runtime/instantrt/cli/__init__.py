@@ -11,16 +11,8 @@ from instantrt.cli.command import Command, CommandGroup, escape_unprintable, run
 from instantrt.version import __version__
 
 ENTRY_POINTS = "instantrt.commands"
-ORDER = (
-    "export",
-    "build",
-    "inspect",
-    "generate",
-    "serve",
-    "keys",
-    "bench",
-    "doctor",
-)  # in the help; others follow by name
+# In the help; others follow by name.
+ORDER = ("export", "build", "inspect", "generate", "serve", "keys", "bench", "doctor")
 
 
 def load_commands() -> list[Command[Any] | CommandGroup]:
