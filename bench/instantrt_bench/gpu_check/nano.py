@@ -20,11 +20,10 @@ import torch
 from instantrt import GenerateRequest, GenerateResult, InstantID
 from instantrt.bundle import Bundle
 from instantrt.contracts import Precision
-from instantrt.denoise import IN_FLIGHT, DenoiseLoop, LoopShape, SlotInputs
+from instantrt.denoise import IN_FLIGHT, MAX_LOOPS, DenoiseLoop, LoopShape, SlotInputs
 from instantrt.engine import ONNXRUNTIME_CUDA, Target
 from instantrt.engine.flavours import FLAVOURS
 from instantrt.errors import InstantRTError
-from instantrt.pipeline import MAX_LOOPS
 from instantrt_bench.cases.portrait import portrait_jpeg
 from instantrt_bench.gpu_check.conditions import random_slot
 from instantrt_bench.gpu_check.measure import median, relative_error, spread

@@ -24,6 +24,7 @@ from instantrt.device import Array, Buffer, Device, Stream
 from instantrt.device.host import HostBuffer, HostDevice
 from instantrt.engine import BusyTime
 from instantrt.engine.onnxruntime import import_onnxruntime, session_options
+from instantrt.residency import Residency
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.networks import attention
 from instantrt_export.networks.builders import BUILDERS, build_network
@@ -279,6 +280,7 @@ class TorchTarget:
 
     name = "torch"
     capturable = True
+    residency: Residency = "resident"
     warnings: tuple[str, ...] = ()
 
     def __init__(
