@@ -128,7 +128,8 @@ class Jobs:
         except Exception as error:  # a bug of ours; the job's client must not wait for ever
             log("bug", logging.ERROR, error, job=job)
             return await self._fail(job, internal_error())
-        await self._end_patiently(job, JobState.DONE, _outcome(begun[0], done), _named(done.pictures))
+        calls = open_.calls if (open_ := self._dispatch.find(job)) else 0
+        await self._end_patiently(job, JobState.DONE, _outcome(begun[0], done, calls), _named(done.pictures))
         return True
 
     async def _after_loss(self, job: Job, error: WorkerLostError) -> bool:
@@ -187,8 +188,8 @@ def _named(pictures: list[bytes]) -> dict[str, bytes]:
     return {str(number): picture for number, picture in enumerate(pictures)}
 
 
-def _outcome(job: Job, done: Done) -> dict[str, Any]:
+def _outcome(job: Job, done: Done, calls: int) -> dict[str, Any]:
     """What is kept of a job beside its pictures; also what of its work is still needed."""
     shared = {name: getattr(done, name) for name in ("seed", "width", "height", "warnings")}
-    asked = {"format": job.work["format"], "base64": job.work["base64"]}
+    asked = {"format": job.work["format"], "base64": job.work["base64"], "calls": calls}
     return {**shared, **asked, "queue_ms": done.queue_ms, "stages_ms": done.stages_ms, "pictures": len(done.pictures)}

@@ -125,6 +125,7 @@ async def _view(service: Service, job: Job) -> dict[str, Any]:
     }
     if job.state is JobState.DONE and job.outcome is not None:
         view |= await _result(service, job, job.outcome)
+        view["progress"] = {"calls_done": job.outcome["calls"], "calls": job.outcome["calls"]}
     elif job.outcome is not None:
         view["error"] = job.outcome
     return view
@@ -148,7 +149,7 @@ async def _result(service: Service, job: Job, outcome: dict[str, Any]) -> dict[s
 
 async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
     """A slow listener misses steps between, and nothing is kept for it."""
-    sent = None
+    sent = shown = None
     while True:
         open_ = service.dispatch.find(job.id)
         changed = None if open_ is None else open_.changed
@@ -158,7 +159,8 @@ async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
             yield _event(str(job.state), view)
             return
         news = {name: view[name] for name in ("status", "queue_place", "progress")}
-        if open_ is not None and open_.preview is not None:
+        if open_ is not None and open_.preview is not None and open_.preview is not shown:
+            shown = open_.preview
             news["preview"] = f"data:image/jpeg;base64,{base64.b64encode(open_.preview).decode()}"
         yield _event("progress", news) if news != sent else b": waiting\n\n"
         sent = news

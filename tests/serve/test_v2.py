@@ -59,6 +59,7 @@ async def test_a_job_is_submitted_polled_and_fetched(serve: Serve) -> None:
         assert view["status"] == "done"
         assert (view["result"]["seed"], view["result"]["width"], view["result"]["media_type"]) == (7, 64, "image/jpeg")
         assert view["metrics"]["inference_time"] == 0.006
+        assert view["progress"] == {"calls_done": 10, "calls": 10}
         assert view["result"]["base64"] == []
         pictures = [(await client.get(address)).content for address in view["result"]["pictures"]]
         assert pictures == [picture_of(work, 0), picture_of(work, 1)]
@@ -89,7 +90,9 @@ async def test_events_tell_places_calls_and_previews_and_then_end(serve: Serve) 
         calls = [data["progress"]["calls_done"] for name, data in events if name == "progress"]
         assert calls == sorted(calls)
         assert len(set(calls)) > 3
-        assert any(data.get("preview", "").startswith("data:image/jpeg;base64,") for _, data in events)
+        previews = [data["preview"] for _, data in events if "preview" in data]
+        assert len(previews) in (1, 2)  # a slow listener misses some, and none comes twice
+        assert previews[0].startswith("data:image/jpeg;base64,")
         assert events[-1][0] == "done"
         assert events[-1][1] == await view_of(client, job["id"])
         assert await events_of(client, job["id"]) == [events[-1]]
