@@ -236,6 +236,7 @@ class Building:
             static_symbols(profiles),
             fold=not options.strip_weights,
             attention_operator=attention_operator,
+            shared_query=self.support.attentions_share_a_query,
         )
         job = Job(self.support, self.contract, prepared, onnx_path, profiles, options)
         return build_plan(self.api, job, out, self._report, BuildLog(self.log_file))
