@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from instantrt.contracts import NetworkContract, network_contracts
 from instantrt_bench.full_size.checkpoint import random_checkpoint
-from instantrt_bench.full_size.scales import SDXL
+from instantrt_bench.full_size.scales import SDXL, Scale
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.networks.identitynet import IdentityNetNetwork
 from instantrt_export.networks.unet import UNetNetwork
@@ -52,8 +52,8 @@ class Count:
         other_flops: of convolutions and all other products; a multiply-add counts as two.
         weight_bytes: read once.
         edge_bytes: of inputs and outputs, each moved once. Tables of which a call gathers one row count as that row.
-        layer_bytes: what convolutions, linear layers and norms read and write of feature maps if each is a kernel of its
-            own, activations are part of them, and nothing stays in a cache.
+        layer_bytes: what convolutions, linear layers and norms read and write of feature maps if each is one kernel with
+            all that lies between them, and nothing stays in a cache.
     """
 
     attention_flops: int
@@ -100,12 +100,12 @@ def count(module: nn.Module, contract: NetworkContract, symbols: Mapping[str, in
     return Count(of_attention, sum(counts.values()) - of_attention, weights, edges, moved[0])
 
 
-def counts() -> dict[str, Count]:
-    """The networks of the loop and the decoder at 1024x1024, one slot, guided."""
+def counts(scale: Scale) -> dict[str, Count]:
+    """The networks of the loop and the decoder at the scale's picture size, one slot, guided."""
     with TemporaryDirectory() as folder:
-        checkpoint = random_checkpoint(SDXL, Path(folder), 0)
+        checkpoint = random_checkpoint(scale, Path(folder), 0)
     contracts = network_contracts(checkpoint.dims)
-    symbols = {"B": 1, "G": 2, "H": SDXL.picture_px, "W": SDXL.picture_px}
+    symbols = {"B": 1, "G": 2, "H": scale.picture_px, "W": scale.picture_px}
     modules: dict[str, Callable[[], nn.Module]] = {
         "identitynet": lambda: IdentityNetNetwork(_skeleton(checkpoint, "identitynet"), checkpoint.dims),
         "unet": lambda: UNetNetwork(_skeleton(checkpoint, "unet"), checkpoint.dims),
@@ -148,7 +148,7 @@ def table(found: Mapping[str, Count], peak: Peak) -> str:
 
 def main() -> int:
     """Count and print."""
-    sys.stdout.write(table(counts(), H100))
+    sys.stdout.write(table(counts(SDXL), H100))
     return 0
 
 
