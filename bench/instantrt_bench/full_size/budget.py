@@ -52,7 +52,7 @@ class Count:
         other_flops: of convolutions and all other products; a multiply-add counts as two.
         weight_bytes: read once.
         edge_bytes: of inputs and outputs, each moved once. Tables of which a call gathers one row count as that row.
-        layer_bytes: what convolutions, linear layers and norms read and write of feature maps if each is one kernel with
+        layer_bytes: what convolutions, linear layers and norms read and write of feature maps, each as one kernel with
             all that lies between them, and nothing stays in a cache.
     """
 
