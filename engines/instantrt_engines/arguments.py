@@ -16,7 +16,7 @@ from instantrt.engine.flavours import FLAVOURS
 
 if TYPE_CHECKING:
     from instantrt.plan import Extent
-    from instantrt_engines.profiles import SizeProfiles
+    from instantrt_engines.profiles import Profiles
 
 UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 2**20, "GIB": 2**30}
 
@@ -30,10 +30,12 @@ class BuildCommandOptions:
     only: Sequence[str] | None = None
     force: bool = False
     slots: Extent = (1, 1, 1)
+    slot_profiles: Profiles = "range"
     sizes: Sequence[tuple[int, int]] = ()
-    size_profiles: SizeProfiles = "each"
+    size_profiles: Profiles = "each"
     guidance_batch: Sequence[int] = (1, 2)
     optimization_level: int | None = None
+    tiling_level: str | None = None
     aux_streams: int | None = None
     strip_weights: bool = False
     weight_streaming: bool = False
@@ -55,6 +57,11 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="build again what is still valid")
     shapes = parser.add_argument_group("sizes that the plans accept (default: one static size)")
     shapes.add_argument("--slots", type=parse_extent, metavar="MIN:OPT:MAX", help="pictures denoised at once; 1:1:4")
+    shapes.add_argument(
+        "--slot-profiles",
+        choices=("each", "range"),
+        help="with several slots: a static profile for each number of them, or one dynamic profile for all",
+    )
     shapes.add_argument("--sizes", nargs="+", type=parse_size, metavar="WxH", help="default: the bundle's")
     shapes.add_argument(
         "--size-profiles",
@@ -66,6 +73,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     )
     options = parser.add_argument_group("builder options")
     options.add_argument("--optimization-level", type=int, metavar="0-5")
+    options.add_argument("--tiling-level", choices=("none", "fast", "moderate", "full"), help="search for L2 tiling")
     options.add_argument("--aux-streams", type=int, metavar="N", help="most auxiliary streams of one execution")
     options.add_argument("--strip-weights", action="store_true", help="small plans; weights come from the ONNX files")
     options.add_argument("--weight-streaming", action="store_true", help="weights may stay in host memory")

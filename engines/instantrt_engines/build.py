@@ -298,6 +298,7 @@ class TensorRTBuilding(Building):
             static_symbols(profiles),
             fold=not options.strip_weights,
             attention_operator=attention_operator,
+            shared_query=self.support.attentions_share_a_query,
         )
         return Job(self.support, self.contract, prepared, onnx_path, profiles, options)
 

@@ -17,6 +17,7 @@ plans are run, is in ``instantrt.engine.flavours``.
 | device_memory_size     | exists, not used       | removed, use _v2 | only _v2                         |
 | plan to a stream       | since 10.13            | yes              | yes                              |
 | ONNX Attention         | if it has IAttention   | yes              | yes, with two exceptions         |
+|    of a shared query   | yes                    | yes              | no: it crashes                   |
 | fp32 matrix products   | yes                    | yes              | not for 7.5                      |
 | fp32_attention         | no                     | since 11.3       | no                               |
 | TF32 (on by default)   | off                    | off              | off                              |
@@ -47,13 +48,14 @@ if TYPE_CHECKING:
 
     from instantrt.device.properties import GpuProperties
 
-COMMON_OPTIONS = frozenset({"optimization_level", "aux_streams", "strip_weights", "weight_streaming"})
+COMMON_OPTIONS = frozenset({"optimization_level", "tiling_level", "aux_streams", "strip_weights", "weight_streaming"})
 OPTION_FLAGS = {
     "strip_weights": ("STRIP_PLAN", "REFIT_IDENTICAL"),  # plain REFIT may drop a bias (TensorRT 11.3 release notes)
     "weight_streaming": ("WEIGHT_STREAMING",),
     "version_compatible": ("VERSION_COMPATIBLE",),
 }
 FLAGS_OFF = ("TF32",)  # that TensorRT sets by default
+TILING_LEVELS = {"none": "NONE", "fast": "FAST", "moderate": "MODERATE", "full": "FULL"}
 HARDWARE_LEVELS = {"ampere_plus": "AMPERE_PLUS", "same_compute_capability": "SAME_COMPUTE_CAPABILITY"}
 
 
@@ -69,6 +71,7 @@ class BuildSupport:
         no_fp32_products: those of them for which it cannot compile fp32 matrix products.
         since: the version from which on it has an option, for those that older ones lack.
         on_gpu: the options that it has only on a machine with a GPU.
+        attentions_share_a_query: whether it takes several ``Attention`` operators of one query, as face attention has.
     """
 
     flavour: Flavour
@@ -78,6 +81,7 @@ class BuildSupport:
     no_fp32_products: frozenset[str] = frozenset()
     since: Mapping[str, str] = field(default_factory=dict)
     on_gpu: frozenset[str] = frozenset()
+    attentions_share_a_query: bool = True
 
     @property
     def product(self) -> str:
@@ -116,6 +120,10 @@ class BuildSupport:
                 f"{self.product} cannot build for compute capability {', '.join(unknown)}",
                 found=" ".join(options.compute),
                 hint=f"it knows: {', '.join(self.capabilities)}",
+            )
+        if options.tiling_level is not None and options.tiling_level not in TILING_LEVELS:
+            raise BuildOptionError(
+                "unknown tiling level", found=repr(options.tiling_level), hint=f"it knows: {', '.join(TILING_LEVELS)}"
             )
         level = options.hardware_compatibility
         if level is not None and level not in HARDWARE_LEVELS:
@@ -171,6 +179,10 @@ class BuildSupport:
             config.set_flag(getattr(api.BuilderFlag, flag))
         if options.optimization_level is not None:
             config.builder_optimization_level = options.optimization_level
+        if options.tiling_level is not None:
+            config.tiling_optimization_level = getattr(
+                api.module.TilingOptimizationLevel, TILING_LEVELS[options.tiling_level]
+            )
         if options.aux_streams is not None:
             config.max_aux_streams = options.aux_streams
         if options.hardware_compatibility is not None:
@@ -224,6 +236,7 @@ BUILD_SUPPORT = {
             options=COMMON_OPTIONS | {"compute"},
             default_compute=("8.0", "8.6", "8.9", "12.0+"),
             on_gpu=frozenset({"strip_weights"}),
+            attentions_share_a_query=False,  # 1.7.1 crashes
             capabilities={c: f"SM{c.replace('.', '')}" for c in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")},
             no_fp32_products=frozenset({"7.5"}),
         ),

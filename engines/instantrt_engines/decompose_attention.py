@@ -5,8 +5,8 @@ TensorRT makes one fused kernel of an Attention or refuses to build, which is wh
 * in fp32, for which there are no such kernels, unless it is fp16 that was widened (see
   :mod:`instantrt_engines.widen_attention`);
 * with a mask, as in the text encoders: for some shapes TensorRT-RTX 1.7.1 has no kernel then;
-* where several share their query and scale: TensorRT-RTX 1.7.1 crashes on those (segmentation fault), so the one with
-  most keys stays;
+* for TensorRT-RTX where several share their query and scale: 1.7.1 crashes on those (segmentation fault), so the one
+  with most keys stays;
 * everywhere, for a TensorRT that does not know the operator.
 
 Letting TensorRT take an Attention apart itself (``IAttention.decomposable``) crashes TensorRT-RTX 1.7.1 on a UNet. What
@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 Types = Mapping[str, onnx.TypeProto.Tensor]
 
 
-def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> int:
+def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False, shared_query: bool = True) -> int:
     """Replaces Attention nodes of ``model`` by the nodes that they stand for, in place.
 
     Understands what the export writes: q, k and v of [batch, tokens, heads * width] with the number of heads as an
@@ -37,6 +37,7 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
     Args:
         model: external weights need not be loaded.
         everywhere: all of them, not only those that TensorRT would not compile.
+        shared_query: also all but one of those that share a query.
 
     Returns:
         how many were replaced.
@@ -54,7 +55,8 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False) -> 
         for n in attentions
         if everywhere or is_masked(n) or (_is(n.input[0], types, TensorProto.FLOAT) and n.input[0] not in widened)
     }
-    chosen |= _sharing_a_query(attentions, types)
+    if shared_query:
+        chosen |= _sharing_a_query(attentions, types)
     decompose_attentions(model, chosen)
     return len(chosen)
 

@@ -83,10 +83,13 @@ class BuildLog:
             self.weight_bytes = int(memory[2])
 
     @contextmanager
-    def listening(self, module: ModuleType) -> Iterator[trt.ILogger]:
-        """The logger of a TensorRT module, whose messages come here meanwhile. One build at a time in a process."""
+    def listening(self, module: ModuleType, *, verbose: bool = False) -> Iterator[trt.ILogger]:
+        """The logger of a TensorRT module, whose messages come here meanwhile. One build at a time in a process.
+
+        Verbose messages come if there is a file for them, or with ``verbose``.
+        """
         log = tensorrt_log(module)
-        with log.heard_by(self.add, verbose=self.file is not None):
+        with log.heard_by(self.add, verbose=verbose or self.file is not None):
             yield log.logger
 
 

@@ -21,6 +21,8 @@ class BuildOptions:
 
     Args:
         optimization_level: 0 (builds fastest) to 5 (runs fastest).
+        tiling_level: how long to search for tiles that stay in the L2 cache: ``"none"``, ``"fast"``, ``"moderate"`` or
+            ``"full"``.
         aux_streams: most auxiliary streams that one execution may use; 0 keeps memory and captured graphs small.
         strip_weights: leave the weights out of the plan; the runtime refits them from the ONNX file.
         weight_streaming: let the runtime keep part of the weights in host memory.
@@ -32,6 +34,7 @@ class BuildOptions:
     """
 
     optimization_level: int | None = None
+    tiling_level: str | None = None
     aux_streams: int | None = None
     strip_weights: bool = False
     weight_streaming: bool = False

@@ -20,6 +20,7 @@ def prepare(
     *,
     fold: bool = True,
     attention_operator: bool = True,
+    shared_query: bool = False,
 ) -> onnx.ModelProto:
     """A copy of ``model`` for the builder; computes the same.
 
@@ -30,12 +31,13 @@ def prepare(
         fold: evaluate shape arithmetic. Not for plans without weights: they are refitted from the original graph,
             which lacks the constants that folding makes.
         attention_operator: whether the builder knows ``Attention``.
+        shared_query: whether it takes several that share a query.
     """
     prepared = with_fixed_axes(model, contract, symbols)
     cast_pixels_first(prepared.graph)
     if fold:
         prepared = fold_shapes(prepared)
-    decompose_attention(prepared, everywhere=not attention_operator)
+    decompose_attention(prepared, everywhere=not attention_operator, shared_query=not shared_query)
     return prepared
 
 

@@ -12,7 +12,7 @@ from instantrt.contracts import STEP_ROWS, NetworkContract, TensorSpec
 from instantrt.plan import Extent, Profile
 from instantrt_engines.options import BuildOptionError
 
-SizeProfiles = Literal["each", "range"]
+Profiles = Literal["each", "range"]
 
 PROMPTS: Extent = (1, 2, 2)  # a prompt and its negative; a face and its negative
 TIMESTEPS: Extent = (1, 30, STEP_ROWS - 1)  # 100 Heun steps are 199 network calls
@@ -26,6 +26,8 @@ class ShapeOptions:
     Args:
         slots: fewest, best and most pictures denoised at once.
         sizes: picture sizes in pixels, (width, height); the bundle's default if empty.
+        slot_profiles: ``"each"`` tunes one static profile per number of slots, ``"range"`` one dynamic profile that
+            spans them.
         size_profiles: ``"each"`` tunes one static profile per size, ``"range"`` one dynamic profile that spans them and
             is tuned for the first.
         guidance_batch: guidance batch, each with a profile of its own.
@@ -33,8 +35,9 @@ class ShapeOptions:
 
     slots: Extent = (1, 1, 1)
     sizes: tuple[tuple[int, int], ...] = ()
-    size_profiles: SizeProfiles = "each"
+    size_profiles: Profiles = "each"
     guidance_batch: tuple[int, ...] = (1, 2)
+    slot_profiles: Profiles = "range"
 
     def __post_init__(self) -> None:
         low, best, high = self.slots
@@ -59,13 +62,12 @@ def profiles_for(contract: NetworkContract, options: ShapeOptions, manifest: Man
         BuildOptionError: a size that the bundle's graphs do not accept.
     """
     check_within(options, manifest)
-    slots = _fixed(1) if contract.stage == "conditioning" else options.slots  # a request has one control picture
-    extents: dict[str, Extent] = {"B": slots, "R": PROMPTS, "T": TIMESTEPS, "n": FACES}
+    extents: dict[str, Extent] = {"R": PROMPTS, "T": TIMESTEPS, "n": FACES}
     profiles: list[Profile] = []
     guidance_batch = options.guidance_batch if "G" in contract.symbols else (1,)
     sizes = _size_extents(options, manifest) if "H" in contract.symbols else [(_fixed(1), _fixed(1))]
-    for (width, height), rows in product(sizes, guidance_batch):
-        all_extents = {**extents, "G": _fixed(rows), "W": width, "H": height}
+    for (width, height), slots, rows in product(sizes, _slot_extents(contract, options), guidance_batch):
+        all_extents = {**extents, "B": slots, "G": _fixed(rows), "W": width, "H": height}
         profiles.append({symbol: all_extents[symbol] for symbol in contract.symbols})
     return tuple(profiles)
 
@@ -109,6 +111,13 @@ def input_shapes(spec: TensorSpec, profile: Profile) -> tuple[tuple[int, ...], t
         spec.resolve(corner(profile, 1)),
         spec.resolve(corner(profile, 2)),
     )
+
+
+def _slot_extents(contract: NetworkContract, options: ShapeOptions) -> list[Extent]:
+    if contract.stage == "conditioning" or "B" not in contract.symbols:
+        return [_fixed(1)]  # a request has one control picture
+    low, _, high = options.slots
+    return [_fixed(slots) for slots in range(low, high + 1)] if options.slot_profiles == "each" else [options.slots]
 
 
 def _size_extents(options: ShapeOptions, manifest: Manifest) -> list[tuple[Extent, Extent]]:

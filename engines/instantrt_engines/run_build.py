@@ -48,12 +48,14 @@ def build_request(options: BuildCommandOptions) -> BuildRequest:
         target=options.target,
         shapes=ShapeOptions(
             slots=options.slots,
+            slot_profiles=options.slot_profiles,
             sizes=tuple(options.sizes),
             size_profiles=options.size_profiles,
             guidance_batch=tuple(sorted(set(options.guidance_batch))),
         ),
         options=BuildOptions(
             optimization_level=options.optimization_level,
+            tiling_level=options.tiling_level,
             aux_streams=options.aux_streams,
             strip_weights=options.strip_weights,
             weight_streaming=options.weight_streaming,

@@ -14,8 +14,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from instantrt.atomic import replace_file
 from instantrt.bundle import Bundle, FileRecord
@@ -284,7 +285,7 @@ class Plan:
         wanted = ", ".join(f"{symbol}={size}" for symbol, size in needed.items())
         raise self._stale("profiles", found, wanted, " with --slots or --sizes that include it")
 
-    def open_verified(self) -> BinaryIO:
+    def open_verified(self) -> BufferedReader:
         """The plan as an open file at its start, after its digest was verified on that very file.
 
         Raises:
@@ -307,17 +308,22 @@ class Plan:
             hint=f"build it again with {self._command()}",
         )
 
-    def _opened(self, path: Path) -> tuple[BinaryIO, bool, str]:
+    def _opened(self, path: Path) -> tuple[BufferedReader, bool, str]:
         """The file at its start, whether it is this plan, and what it is."""
         file = path.open("rb")
         try:
-            size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
+            size, digest = _size_and_digest(file)
         except BaseException:
             file.close()
             raise
-        is_valid = (size, digest) == (self.record.file.bytes, self.record.file.sha256)
-        return file, is_valid, f"{size} bytes with SHA-256 {digest}"
+        return file, self._is(size, digest), f"{size} bytes with SHA-256 {digest}"
+
+    def is_in(self, file: BufferedReader) -> bool:
+        """Whether an open file, left at its start, holds this plan."""
+        return self._is(*_size_and_digest(file))
+
+    def _is(self, size: int, digest: str) -> bool:
+        return (size, digest) == (self.record.file.bytes, self.record.file.sha256)
 
     def _version_fits(self, installed: str) -> bool:
         """The same version; a version-compatible plan also runs on later minor versions of the same major one."""
@@ -338,24 +344,26 @@ class Plan:
 class VerifiedFile:
     """A plan's file, opened and verified when it is first asked for, and the very same file whenever it is again.
 
-    Its digest is computed again only if the file was written to since: a plan of gigabytes would take seconds.
+    Its digest is computed again only if the file was touched since: a plan of gigabytes would take seconds. A new build
+    replaces the file; this one stays valid as long as it is open.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._file: BinaryIO | None = None
+        self._file: BufferedReader | None = None
         self._state: tuple[int, int, int] | None = None
 
-    def verified(self) -> BinaryIO:
+    def verified(self) -> BufferedReader:
         """The open file; stays this object's.
 
         Raises:
             PlanError: ingredient ``file``.
         """
-        if self._file is None or self._state != _state(self._file):
+        if self._file is not None and self._state != _state(self._file) and not self._plan.is_in(self._file):
             self.close()
+        if self._file is None:
             self._file = self._plan.open_verified()
-            self._state = _state(self._file)
+        self._state = _state(self._file)
         return self._file
 
     def close(self) -> None:
@@ -365,7 +373,15 @@ class VerifiedFile:
             self._file = None
 
 
-def _state(file: BinaryIO) -> tuple[int, int, int]:
+def _size_and_digest(file: BufferedReader) -> tuple[int, str]:
+    """Of an open file, which is left at its start."""
+    file.seek(0)
+    size, digest = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return size, digest
+
+
+def _state(file: BufferedReader) -> tuple[int, int, int]:
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

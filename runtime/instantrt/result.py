@@ -13,7 +13,11 @@ from PIL import Image
 
 @dataclass
 class Timings:
-    """Milliseconds per stage and per network call of the loop, as the device's stream saw them."""
+    """Milliseconds per stage and per network call of the loop, as the device's stream saw them.
+
+    The stage ``load`` is all loading of weights, making of execution contexts and capturing of graphs: next to nothing
+    for a shape that was asked for before, unless weights are loaded by stage (``residency="staged"``).
+    """
 
     stages_ms: dict[str, float] = field(default_factory=dict)
     call_ms: tuple[float, ...] = ()

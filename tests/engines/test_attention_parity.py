@@ -23,6 +23,7 @@ from instantrt_engines.builder import Job, RefusedError, build_plan
 from instantrt_engines.decompose_attention import decompose_attention
 from instantrt_engines.log import BuildLog
 from instantrt_engines.options import BuildOptions
+from instantrt_engines.prepare import prepare
 from instantrt_engines.widen_attention import widen_attention
 from randomness import fresh_rng
 
@@ -70,6 +71,15 @@ def assert_same(found: onnx.ModelProto, expected: onnx.ModelProto, dtype: type, 
         for m in (found, expected)
     )
     assert np.linalg.norm(one.astype(float) - other) <= tolerance * np.linalg.norm(other.astype(float))
+
+
+def test_where_a_builder_takes_them_both_attentions_of_a_query_stay_operators() -> None:
+    for target, expected in (("tensorrt", 2), ("tensorrt-rtx", 1)):
+        shared = BUILD_SUPPORT[target].attentions_share_a_query
+        inputs = tuple(TensorSpec(name, "net", tuple(shape)) for name, shape in SHAPES.items())
+        contract = NetworkContract("unet", "denoise", inputs, (TensorSpec("y", "net", (ROWS, TOKENS, WIDTH)),))
+        prepared = prepare(face_attention(HALF), contract, {}, shared_query=shared)
+        assert sum(node.op_type == "Attention" for node in prepared.graph.node) == expected, target
 
 
 @pytest.mark.parametrize("face_first", [False, True])

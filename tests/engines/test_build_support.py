@@ -22,6 +22,7 @@ from instantrt_engines.build_support import (
     BUILD_SUPPORT,
     HARDWARE_LEVELS,
     OPTION_FLAGS,
+    TILING_LEVELS,
     BuildSupport,
     network_flags,
 )
@@ -34,6 +35,7 @@ TYPINGS = ROOT / ".venv/typings"
 RTX, DATACENTER = BUILD_SUPPORT["tensorrt-rtx"], BUILD_SUPPORT["tensorrt"]
 ASKED = {
     "optimization_level": 3,
+    "tiling_level": "fast",
     "aux_streams": 0,
     "strip_weights": True,
     "weight_streaming": True,
@@ -62,6 +64,7 @@ CALLS = {
         "set_timing_cache": ("cache", "ignore_mismatch"),
         "builder_optimization_level": None,
         "max_aux_streams": None,
+        "tiling_optimization_level": None,
         "hardware_compatibility_level": None,
         "progress_monitor": None,
     },
@@ -112,6 +115,8 @@ def test_every_flag_that_an_option_sets_exists(api: TensorRT) -> None:
         for name in names:
             assert hasattr(api.BuilderFlag, name)
     assert set(OPTION_FLAGS) <= set(BuildOptions.__dataclass_fields__)
+    for level in TILING_LEVELS.values():
+        assert hasattr(api.module.TilingOptimizationLevel, level)
     for level in HARDWARE_LEVELS.values():
         assert hasattr(api.HardwareCompatibilityLevel, level)
     for member in RTX.capabilities.values():
@@ -203,6 +208,8 @@ def test_unknown_capabilities_and_levels_list_the_known_ones() -> None:
         RTX.check(BuildOptions(compute=("8.6", "6.1")))
     with pytest.raises(BuildOptionError, match="ampere_plus"):
         DATACENTER.check(BuildOptions(hardware_compatibility="hopper"))
+    with pytest.raises(BuildOptionError, match="none, fast, moderate, full"):
+        RTX.check(BuildOptions(tiling_level="most"))
 
 
 def test_compute_is_sorted_and_part_of_the_identity() -> None:

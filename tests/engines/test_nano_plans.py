@@ -142,6 +142,10 @@ def test_inspect_says_by_how_much_it_fits_or_not_and_what_to_do(static: Path, ca
     memory = inspect_bundle(Bundle.open(static), TARGET, Sizes(1, 2, 128, 128)).memory
     assert memory is not None
     assert re.search(r"^resident: fits into 8.00 GB: needs at most .* to spare$", said(8 * 10**9), re.M)
+    assert memory.needed_bytes("staged") < memory.needed_bytes("resident")
+    tight = said(memory.needed_bytes("resident") - 1)
+    assert re.search(r"^staged: fits into", tight, re.M)
+    assert "`--residency staged`; every request then loads weights anew" in tight
     short = said(memory.needed_bytes("staged") - 1)
     for residency in ("resident", "staged"):
         assert re.search(rf"^{residency}: does not fit into .*: needs at most .* too much$", short, re.M)

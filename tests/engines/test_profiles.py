@@ -56,6 +56,16 @@ def test_several_sizes_are_static_profiles_or_one_range() -> None:
     assert spanning == {"B": (1, 1, 1), "W": (128, 128, 256), "H": (64, 128, 128)}
 
 
+def test_several_slots_are_one_range_or_static_profiles_each_with_its_guidance_batch() -> None:
+    options = ShapeOptions(slots=(1, 1, 3), slot_profiles="each")
+    profiles = profiles_for(CONTRACTS["unet"], options, MANIFEST)
+    assert [(p["B"], p["G"]) for p in profiles] == [((b,) * 3, (g,) * 3) for b in (1, 2, 3) for g in (1, 2)]
+    for contract in CONTRACTS.values():
+        if contract.stage == "conditioning":
+            assert profiles_for(contract, options, MANIFEST) == profiles_for(contract, ShapeOptions(), MANIFEST)
+    assert [p["B"] for p in profiles_for(CONTRACTS["vae_decoder"], options, MANIFEST)] == [(b,) * 3 for b in (1, 2, 3)]
+
+
 def test_one_half_and_a_batch_range() -> None:
     (profile,) = profiles_for(CONTRACTS["unet"], ShapeOptions(slots=(1, 2, 4), guidance_batch=(2,)), MANIFEST)
     assert profile["B"] == (1, 2, 4)

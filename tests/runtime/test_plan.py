@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import fields, replace
@@ -21,6 +22,7 @@ from instantrt.plan import (
     PlanIdentity,
     PlanRecord,
     TunedFor,
+    VerifiedFile,
     onnx_digests,
     open_plan,
     plan_path,
@@ -200,6 +202,36 @@ def test_a_flipped_byte_gives_the_digest_error(bundle: Path, position: int) -> N
         plan.open_verified()
     assert error.value.ingredient == "file"
     assert plan.record.file.sha256 in str(error.value)
+
+
+def test_a_file_is_verified_once_and_again_when_it_was_touched(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_plan(bundle)
+    digests = []
+    of_file = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: digests.append(args) or of_file(*args))
+    held = VerifiedFile(open_plan(Bundle.open(bundle), TARGET, "unet"))
+    digests.clear()
+    content = held.verified().read()
+    assert held.verified().read() == b""
+    assert len(digests) == 1
+    new = path.with_suffix(".other")
+    new.write_bytes(b"another build's plan")
+    new.replace(path)
+    assert held.verified().read() == content, "the file that was verified is still the same"
+    assert len(digests) == 2
+    held.close()
+    with pytest.raises(PlanError, match="altered"):
+        held.verified()
+
+
+def test_a_file_altered_in_place_is_refused_when_it_is_read_again(bundle: Path) -> None:
+    path = make_plan(bundle)
+    held = VerifiedFile(open_plan(Bundle.open(bundle), TARGET, "unet"))
+    held.verified()
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(PlanError, match="was altered after it was built"):
+        held.verified()
+    held.close()
 
 
 def test_a_truncated_plan_gives_the_digest_error(bundle: Path) -> None:

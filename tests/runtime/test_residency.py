@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from instantrt.bundle import Bundle
 from instantrt.denoise import LoopShape
 from instantrt.errors import DeviceError
 from instantrt.memory import RESERVE_BYTES, DeviceMemory
+from instantrt.plan import read_record, write_record
 from instantrt_engines.inspect import Sizes, inspect_bundle
 
 if TYPE_CHECKING:
@@ -211,3 +214,37 @@ def test_streaming_needs_plans_for_it_and_auto_no_budget(load: Load) -> None:
         load("streaming")
     with pytest.raises(RequestError, match="auto decides on a weight budget itself"):
         load("auto", weight_budget_bytes=1)
+
+
+def test_plans_that_stream_weights_get_a_budget_from_the_free_memory_and_run_without_a_graph(
+    load: Load,
+    planned_bundle: Path,
+    tmp_path: Path,
+    request_of: Any,
+    tensorrt_double: TensorRTDouble,
+    cuda_double: CudaDouble,
+) -> None:
+    expected = load("resident").run(request_of()).latents
+    streaming = shutil.copytree(planned_bundle, tmp_path / "bundle", copy_function=lambda a, b: Path(b).hardlink_to(a))
+    for name in Bundle.open(streaming).contracts:
+        record = read_record(streaming, TARGET, name)
+        options = record.identity.options | {"weight_streaming": True}
+        write_record(streaming, replace(record, identity=replace(record.identity, options=options)))
+    tensorrt_double.know(Bundle.open(streaming), TARGET)
+    memory = inspect_bundle(Bundle.open(streaming), TARGET, Sizes(1, 2, SIDE_PX, SIDE_PX)).memory
+    assert memory is not None
+    assert memory.needed_bytes("streaming") < memory.needed_bytes("staged")
+    free = memory.needed_bytes("staged") - 1
+    before = cuda_double.live()["device_bytes"]
+    cuda_double.limit_memory(before + free)
+    cuda_double.peak_bytes()
+    cuda_double.clear_log()
+    with InstantID.load(streaming, target=TARGET, runtime_cache=tmp_path, residency="auto") as pipeline:
+        assert pipeline._target.residency == "streaming"
+        result = pipeline.run(request_of())
+        budget = {e.weight_streaming_budget_v2 for e in pipeline._target._engines.loaded.values()}  # type: ignore[attr-defined]
+    assert max(budget) == memory.weight_budget_bytes(free)
+    np.testing.assert_array_equal(result.latents, expected)
+    assert "copied to the GPU while networks run" in " ".join(result.warnings)
+    assert cuda_double.count("cuGraphLaunch") == 0
+    assert cuda_double.peak_bytes() - before <= free - RESERVE_BYTES
