@@ -1,4 +1,4 @@
-"""The check on a real GPU as far as it can be tried without one: its target of torch modules, and a dry run of it all."""
+"""The check on a real GPU as far as it can be tried without one: torch modules as a target, a dry run of it all."""
 
 from __future__ import annotations
 

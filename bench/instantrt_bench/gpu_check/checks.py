@@ -65,7 +65,7 @@ def calls_without_waiting(bundle: Path, *, dry_run: bool) -> bool:
     report = Report(Path(os.devnull), monotonic() + 3600)
     report.save = lambda: None  # type: ignore[method-assign]
     with nano_loop(options, Checkpoint.open(str(TRAINED)), Bundle.open(bundle), eager=False) as loop:
-        without_waiting(report, loop)
+        without_waiting(report, options, loop)
     return report.passed
 
 
