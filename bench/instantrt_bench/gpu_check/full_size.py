@@ -53,7 +53,7 @@ class FullSize:
     def __init__(self, report: Report, options: Options) -> None:
         self._report, self._options, self._device = report, options, options.torch_device
         self._px = 64 if options.dry_run else 1024
-        self._steps, self._warm_up, self._calls = (3, 1, 2) if options.dry_run else (STEPS, WARM_UP, CALLS)
+        self._steps, self._warm_up, self._calls = (4, 1, 2) if options.dry_run else (STEPS, WARM_UP, CALLS)
         scale = SCALES["small" if options.dry_run else "sdxl"]
         self._checkpoint = random_checkpoint(scale, None, SEED, device=self._device)
         self._conditions = Conditions.random(self._checkpoint, self._px, self._steps, SEED)
