@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 SECONDS ?= 600
+MINUTES ?= 10
 
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
@@ -14,7 +15,7 @@ PARALLEL = -n auto --maxprocesses 4 --dist worksteal  # a process takes up to 2 
 DRAWING = $(shell grep -rlE 'hypothesis|rng' tests --include='test_*.py')
 SOURCES = $(shell find runtime engines export -name '*.py') $(shell find $(CHECKPOINT) -type f)
 
-.PHONY: demo demo-serve load-test test check fuzz test-slow full-size full-size-numbers cuda-loop bench bench-full bench-cpu bench-micro bundle nano nano-report picture clean
+.PHONY: demo demo-serve load-test test check fuzz test-slow full-size full-size-numbers cuda-loop gpu bench bench-full bench-cpu bench-micro bundle nano nano-report picture clean
 
 demo: $(BUNDLE)/bundle.json
 	$(RUN) -m instantrt_bench.demo $(BUNDLE) $(CHECKPOINT) --out $(OUT)/demo
@@ -60,6 +61,11 @@ full-size-numbers: $(INSTALLED)
 
 cuda-loop: $(BUNDLE)/bundle.json
 	PYTHONPATH=tests $(RUN) -m doubles.cuda_loop $(BUNDLE) $(CHECKPOINT) --out $(OUT)/cuda
+
+# What only a real GPU can tell: docs/gpu.md. MINUTES bounds it; nothing is installed on a machine that has torch.
+gpu:
+	PYTHONPATH=runtime:engines:export:bench:$$PYTHONPATH $(PYTHON) -m instantrt_bench.gpu_check \
+		--minutes $(MINUTES) --out $(OUT)/gpu $(if $(wildcard .whl/*.whl),--wheels .whl)
 
 PEOPLE = $(OUT)/nano/people/manifest.json
 SUITE = $(RUN) -m instantrt_bench.suite $(BUNDLE) $(CHECKPOINT) --manifest $(PEOPLE) --guidance-scale 3 --out $(OUT)/bench

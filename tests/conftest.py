@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from doubles.onnxruntime_cuda_double import OnnxRuntimeCudaDouble
     from doubles.tensorrt_double import TensorRTDouble
     from instantrt.device.cuda import CudaDevice
+    from instantrt_bench.gpu_check.torch_target import TorchTarget
 
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
@@ -292,6 +294,39 @@ def executing_graphs(request: pytest.FixtureRequest) -> None:
         import_onnxruntime_gpu()
     except InstantRTError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def executing_modules(request: pytest.FixtureRequest) -> Iterator[TorchTarget]:
+    """Torch modules as a target: on a GPU, or on the CPU in host functions on the stand-in driver's stream."""
+    import torch
+
+    from doubles.cuda_double import CudaDouble
+    from instantrt.bundle import Bundle
+    from instantrt.device.cuda import CudaDevice
+    from instantrt_bench.gpu_check.torch_target import CpuPlace, CudaPlace, Place, TorchTarget, checkpoint_modules
+    from instantrt_export.checkpoint import Checkpoint
+
+    place: Place
+    double = CudaDouble.loaded()
+    if double is None:
+        request.getfixturevalue("cuda_device")  # skips without a GPU
+        if not torch.cuda.is_available():
+            pytest.skip("needs a torch with CUDA")
+        place = CudaPlace()
+    else:
+        device, view = CudaDevice(), double.view
+        place = CpuPlace(device, lambda b: view(b.address, b.shape, b.dtype), device.synchronize)
+    bundle = Bundle.open(request.getfixturevalue("planned_bundle"))
+    checkpoint = Checkpoint.open(str(request.getfixturevalue("nano_checkpoint")))
+    module_of = checkpoint_modules(checkpoint, torch.float32, place.torch_device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small networks: more threads only wait for one another
+    with closing(TorchTarget(place, bundle.contracts, module_of, bundle.onnx)) as target:
+        yield target
+    torch.set_num_threads(threads)
+    if double is not None:
+        assert double.broken_rules() == []
 
 
 @pytest.fixture

@@ -51,6 +51,23 @@ def test_files_measured_in_turn(factor: float, expected: str, regressed: bool) -
     assert (change.metric, change.note) == ("latency_ms", "")
 
 
+def test_figures_of_another_device_or_dtype_are_not_compared() -> None:
+    def placed(device: str, dtype: str) -> ResultFile:
+        results = latency_file(sessions(100))
+        (scenario,) = results.scenarios
+        system = scenario.systems[RUNTIME]
+        summary = {**system.summary, "device": device, "dtype": dtype}
+        return results.with_scenario(replace(scenario, systems={RUNTIME: replace(system, summary=summary)}))
+
+    found = compare_results(placed("cpu", "fp32"), placed("cuda", "fp16"))
+    assert found.refusals == (
+        f"{RUNTIME} in {SCENARIO}: device is 'cpu' in A and 'cuda' in B",
+        f"{RUNTIME} in {SCENARIO}: dtype is 'fp32' in A and 'fp16' in B",
+    )
+    assert not compare_results(placed("cpu", "fp32"), placed("cpu", "fp32")).refusals
+    assert not compare_results(placed("cpu", "fp32"), latency_file(sessions(100))).refusals  # an older file
+
+
 def test_a_slowdown_needs_both_size_and_support() -> None:
     rule = Rule(threshold=0.05)
 

@@ -1,7 +1,8 @@
-"""The check on a real GPU, as far as one can try it without: its target of torch modules, and a dry run of it all."""
+"""The check on a real GPU as far as it can be tried without one: torch modules as a target, a dry run of it all."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -10,17 +11,20 @@ from contextlib import closing
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from doubles.cuda_double import environment
 from instantrt import GenerateRequest, InstantID
 from instantrt.bundle import Bundle
 from instantrt.device.host import HostDevice
 from instantrt_bench.gpu_check.__main__ import RESULTS, SECTIONS, main
 from instantrt_bench.gpu_check.measure import relative_error, spread
+from instantrt_bench.gpu_check.options import Options
 from instantrt_bench.gpu_check.report import Report, SkippedError, as_table
 from instantrt_bench.gpu_check.torch_target import (
     CpuPlace,
@@ -33,7 +37,8 @@ from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.networks import attention
 from randomness import fresh_rng
 
-FP32, FP16 = 1e-4, 5e-2
+FP32 = 1e-4
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in driver is a Linux library")
 
 
 @pytest.fixture(autouse=True)
@@ -120,30 +125,49 @@ def test_a_report_keeps_what_was_found_and_what_went_wrong(tmp_path: Path) -> No
         assert text in table
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in driver is a Linux library")
-def test_a_dry_run_passes_all_sections(trained_bundle: Path, cuda_double_library: Path, tmp_path: Path) -> None:
-    from doubles.cuda_double import environment
-
-    command = [sys.executable, "-m", "instantrt_bench.gpu_check", "--dry-run", "--bundle", str(trained_bundle)]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)],
-        env=environment(cuda_double_library),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_dry(library: Path, out: Path, *options: str) -> dict[str, Any]:
+    """The sections of a dry run above the stand-in driver, which may not fail."""
+    command = [sys.executable, "-m", "instantrt_bench.gpu_check", "--dry-run", "--out", str(out), *options]
+    done = subprocess.run(command, env=environment(library), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / RESULTS).read_text())
-    assert {name: section["status"] for name, section in results["sections"].items()} == {
-        section.name: "passed" for section in SECTIONS
-    }
-    sections = results["sections"]
+    sections: dict[str, Any] = json.loads((out / RESULTS).read_text())["sections"]
+    assert {section["status"] for section in sections.values()} == {"passed"}
+    assert all(f"== {name}  passed" in done.stdout for name in sections)
+    return sections
+
+
+@needs_linux
+def test_a_dry_run_sees_the_driver_and_tries_its_device(cuda_double_library: Path, tmp_path: Path) -> None:
+    sections = run_dry(cuda_double_library, tmp_path, "--only", "environment", "driver", "pytest")
     assert sections["environment"]["figures"]["gpu"]  # the stand-in's
     assert sections["driver"]["checks"]["wrong bytes after the launches"]["ok"]
-    assert sections["nano"]["checks"]["torch, captured, fp32: error of latents"]["ok"]
-    assert sections["full_size"]["checks"]["runtime, captured: error of one call to fp32"]["ok"]
     assert sections["pytest"]["skipped"]
-    assert "== full_size  passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("nano", "torch, captured, fp32: error of latents"),
+        ("full_size", "runtime, captured: error of one call to fp32"),
+        ("memcheck", "checks that failed"),
+    ],
+)
+def test_a_dry_run_of_a_section(name: str, check: str, trained_bundle: Path, tmp_path: Path) -> None:
+    """In this process, which has torch; the whole command is slow."""
+    section = next(section for section in SECTIONS if section.name == name)
+    module, _, function = section.function.partition(".")
+    report = Report(tmp_path / f"{name}.json", monotonic() + 500)
+    run = getattr(importlib.import_module(f"instantrt_bench.gpu_check.{module}"), function)
+    run(report, Options(dry_run=True, tree=None, scratch=tmp_path, bundle=trained_bundle))
+    assert report.passed, report.errors or report.checks
+    assert report.checks[check]["ok"]
+
+
+@pytest.mark.slow
+@needs_linux
+def test_a_dry_run_passes_all_sections(cuda_double_library: Path, trained_bundle: Path, tmp_path: Path) -> None:
+    sections = run_dry(cuda_double_library, tmp_path, "--bundle", str(trained_bundle))
+    assert list(sections) == [section.name for section in SECTIONS]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +193,27 @@ def test_a_section_that_dies_or_hangs_costs_only_itself(
     results = json.loads((tmp_path / RESULTS).read_text())
     assert results["sections"]["driver"]["status"] == status
     assert f"== driver  {status}" in capsys.readouterr().out
+
+
+def test_wheels_in_a_folder_stand_for_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with ZipFile(wheels / "probe_of_wheels-1.0-py3-none-any.whl", "w") as wheel:
+        info = "probe_of_wheels-1.0.dist-info"
+        wheel.writestr("probe_of_wheels.py", "found = True\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: probe_of_wheels\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setattr(
+        "instantrt_bench.gpu_check.__main__.Check._command",
+        lambda _self, section, folder, _seconds: [
+            sys.executable,
+            "-c",
+            f"import pathlib, probe_of_wheels; p = pathlib.Path({str(folder)!r}); p.mkdir(); "
+            f"(p / '{section.name}.json').write_text('{{\"status\": \"passed\"}}')",
+        ],
+    )
+    assert main(["--out", str(tmp_path / "out"), "--only", "driver", "--wheels", str(wheels)]) == 0
 
 
 def test_a_section_for_which_no_time_is_left_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,15 @@ import pytest
 
 from doubles.bench_systems import open_sleeping
 from instantrt.cli import build_parser, main
+from instantrt.errors import RequestError
 from instantrt.threads import usable_cpus
-from instantrt_bench.latency.run import run_latency
+from instantrt_bench.latency.arguments import LatencyOptions
+from instantrt_bench.latency.run import _specs, run_latency
 from instantrt_bench.latency.scenario import load_scenarios
 from instantrt_bench.results import files as results_module
 from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultError, read_results
 
+ON_CPU = {"reference_device": "cpu", "reference_dtype": "fp32"}
 FEW = ["--min-samples", "4", "--max-samples", "4", "--warm-up", "1", "--threads", "1"]
 
 
@@ -68,6 +71,44 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     assert len(list((tmp_path / "history").iterdir())) == 1
     printed = capsys.readouterr().out
     assert all(text in printed for text in (scenario.id, RUNTIME_ONNXRUNTIME, "p99 ms", str(out)))
+
+
+def test_a_file_names_device_and_dtype_of_every_system(nano_bundle: Path, scenarios: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "latency.json", {RUNTIME_ONNXRUNTIME: {"ms": 1}, REFERENCE_EAGER: {"ms": 1}}
+    only = ["--only", "steps=4/"]
+    assert bench(nano_bundle, scenarios, out, plan, *only, "--reference-dtype", "bf16") == 0
+    results = read_results(out)
+    assert results.options["reference"] == ["cpu", "bf16"]
+    places = {n: (s.summary["device"], s.summary["dtype"]) for n, s in results.scenarios[0].systems.items()}
+    assert places == {RUNTIME_ONNXRUNTIME: ("cpu", "fp32"), REFERENCE_EAGER: ("cpu", "bf16")}
+    with pytest.raises(ResultError, match="do not belong into"):
+        bench(nano_bundle, scenarios, out, plan, *only, "--append")
+
+
+@pytest.mark.parametrize(
+    ("systems", "options", "expected"),
+    [
+        (["runtime-onnxruntime", REFERENCE_EAGER], {}, {"cpu fp16"}),
+        (["runtime-tensorrt", REFERENCE_EAGER], {}, {"cuda fp16"}),
+        (
+            ["runtime-tensorrt", REFERENCE_EAGER],
+            ON_CPU,
+            {"cuda fp16", "cpu fp32"},
+        ),
+        (["runtime-onnxruntime-cuda", "runtime-onnxruntime"], {}, {"cuda fp16", "cpu fp16"}),
+        ([REFERENCE_EAGER], {"reference_device": "cuda:1"}, {"cuda:1 fp16"}),
+    ],
+)
+def test_the_reference_runs_where_the_runtime_does_unless_asked_otherwise(
+    systems: list[str], options: dict[str, str], expected: set[str]
+) -> None:
+    asked = LatencyOptions(bundle=Path(), checkpoint="any", systems=systems, **options)
+    assert {f"{spec.device} {spec.dtype}" for spec in _specs(asked, "fp16")} == expected
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(RequestError, match="on a CPU or on an NVIDIA GPU"):
+        _specs(LatencyOptions(bundle=Path(), checkpoint="any", reference_device="tpu"), "fp32")
 
 
 def test_threads_beyond_the_cpus_are_capped_with_one_warning_and_recorded_as_they_were(

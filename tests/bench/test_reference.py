@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,9 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from instantrt.errors import RequestError
+from instantrt_bench.cases import loading
 from instantrt_bench.reference.attention import FaceAttention
-from instantrt_bench.reference.pipeline import Reference, ReferenceInputs
+from instantrt_bench.reference.pipeline import DTYPES, Reference, ReferenceInputs
 from instantrt_bench.reference.projection import image_projection_from
 from instantrt_bench.reference.schedulers import SCHEDULERS, scheduler_for
 from instantrt_bench.results.metrics import relative_error
@@ -120,6 +122,38 @@ def test_strengths_zero_give_the_base_models_pictures(reference, base_pipeline, 
     assert result.shape == (plain.samples, SIDE, SIDE, 3)
     assert np.abs(result - expected).max() <= 1
     assert np.mean(result != expected) < 1e-3
+
+
+@pytest.mark.parametrize(("name", "limit"), [("fp16", 2e-2), ("bf16", 1e-1)])
+def test_the_reference_runs_in_every_dtype(checkpoint, reference, inputs, name, limit) -> None:
+    mask = np.zeros((64, 64), np.float32)
+    mask[:, 16:] = 1
+    small = replace(inputs, control_image=inputs.control_image[:64, :64], region_mask=mask, steps=2)
+    loaded = Reference.load(checkpoint, device="cpu", dtype=DTYPES[name])
+    networks = (loaded.unet, loaded.identitynet, loaded.vae, loaded.image_projection, *loaded.face_attention)
+    assert {parameter.dtype for network in networks for parameter in network.parameters()} == {DTYPES[name]}
+    found, expected = loaded.generate(small, keep_latents=True), reference.generate(small, keep_latents=True)
+    assert found.latents.dtype == found.latents_per_call.dtype == np.float32
+    assert 0 < relative_error(found.latents, expected.latents) < limit
+    assert found.call_ms > 0
+    assert found.peak_device_bytes is None  # a CPU's memory is the process's
+
+
+def test_a_vae_that_overflows_in_fp16_stays_in_fp32(checkpoint, monkeypatch) -> None:
+    config = dict(checkpoint.vae_config) | {"force_upcast": True}
+    monkeypatch.setattr(Checkpoint, "vae_config", config)
+    assert {name: Reference.load(checkpoint, dtype=dtype).vae.dtype for name, dtype in DTYPES.items()} == {
+        "fp32": torch.float32,
+        "fp16": torch.float32,
+        "bf16": torch.bfloat16,
+    }
+
+
+def test_fidelity_holds_everything_against_fp32_on_the_cpu() -> None:
+    defaults = inspect.signature(Reference.load).parameters
+    assert (defaults["device"].default, defaults["dtype"].default) == ("cpu", torch.float32)
+    assert "device=" not in inspect.getsource(loading)
+    assert "dtype=" not in inspect.getsource(loading)
 
 
 def test_no_negative_prompt_differs_from_an_empty_one(reference, inputs) -> None:

@@ -18,6 +18,7 @@ from instantrt.bundle import Bundle
 from instantrt.cli import main
 from instantrt.contracts import NetworkContract
 from instantrt.engine import ONNXRUNTIME_CUDA
+from instantrt.engine.onnxruntime import fix_axes
 from instantrt.plan import PlanError, open_plan
 from instantrt_engines.build import BuildRequest
 from instantrt_engines.builder import BuildError
@@ -87,6 +88,22 @@ def test_every_operator_has_a_kernel(bundle: Bundle, network: str) -> None:
     assert {name for node in rewritten.graph.node for name in node.output if name} <= set(types)
     assert set(kernel_table().missing(rewritten, types)) == set()
     assert set(kernel_table().missing(model, types_of(model))) == LACKING.get(network, set())
+
+
+@pytest.mark.parametrize("network", ["identitynet", "unet"])
+def test_no_shape_is_left_to_be_computed_in_a_loop(bundle: Bundle, network: str, tmp_path: Path) -> None:
+    """ONNX Runtime would compute it on the CPU, which sessions of the loop forbid. It looks for that after folding."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    contract = bundle.contracts[network]
+    fix_axes(options, contract, {"B": 1, "G": 2, "H": 64, "W": 64})
+    rewritten = rewrite_for_cuda(load_graph(bundle.onnx(network)))
+    onnxruntime.InferenceSession(rewritten.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    folded = onnx.load(tmp_path / "folded.onnx")
+    assert "Shape" in {node.op_type for node in rewritten.graph.node}
+    assert not {"Shape", "Size"} & {node.op_type for node in folded.graph.node}
 
 
 def test_weights_in_a_file_of_their_own_are_not_copied(copied: Bundle) -> None:

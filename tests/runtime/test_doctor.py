@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from instantrt.cli import main
+from instantrt.cli import doctor, main
 
 WITHOUT_CUDA_PACKAGES = """
 import sys
@@ -41,3 +42,16 @@ def test_doctor_works_without_cudas_packages(arguments: list[str], status: int) 
     if "--json" in arguments:
         machine = json.loads(done.stdout)["machine"]
         assert (machine["cuda_driver"], machine["gpus"]) == (None, [])
+
+
+def test_the_gpu_build_of_onnxruntime_serves_the_cpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(distribution: str) -> str:
+        if distribution == "onnxruntime":
+            raise PackageNotFoundError(distribution)
+        return "1.31.1"
+
+    monkeypatch.setattr(doctor, "version", version)
+    by_target = {a.target: doctor.examine(a, no_gpu="the driver sees none") for a in doctor.ABILITIES if a.target}
+    assert by_target["onnxruntime"].ready
+    assert by_target["onnxruntime"].found == {"onnxruntime-gpu": "1.31.1"}
+    assert by_target["onnxruntime-cuda"].missing == ("an NVIDIA GPU with its driver (the driver sees none)",)

@@ -23,6 +23,7 @@ from randomness import fresh_rng
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
 from instantrt import CancelledError, GenerateRequest, InstantID
+from instantrt.bundle import Bundle
 from instantrt.denoise import IN_FLIGHT, MAX_LOOPS
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ COVERING = [
 ]
 
 TOLERANCE_GPU = 5e-3  # kernels of another library
-TOLERANCE_DOUBLE = {"tensorrt-rtx": 1e-6, "onnxruntime-cuda": 1e-4}  # of the same graphs, and of rewritten ones
+# Of the same graphs; of rewritten ones; of torch modules.
+TOLERANCE_DOUBLE = {"tensorrt-rtx": 1e-6, "onnxruntime-cuda": 1e-4, "torch": 1e-4}
 
 ALLOWED_IN_LOOP = {"cuGraphLaunch", "cuEventRecord", "cuEventQuery", "cuCtxSetCurrent", "cuCtxGetCurrent"}
 
@@ -59,13 +61,18 @@ def request_of(astronaut: npt.NDArray[np.uint8]) -> Any:
 
 
 # What executes on a GPU, and the fixture that says whether it can here.
-EXECUTING = {"tensorrt-rtx": "executing", "onnxruntime-cuda": "executing_graphs"}
-captured = pytest.mark.parametrize("pipeline", ["tensorrt-rtx"], indirect=True)  # tests of what is captured
+EXECUTING = {"tensorrt-rtx": "executing", "onnxruntime-cuda": "executing_graphs", "torch": "executing_modules"}
+captured = pytest.mark.parametrize("pipeline", ["tensorrt-rtx", "torch"], indirect=True)  # tests of what is captured
+planned = pytest.mark.parametrize("pipeline", ["tensorrt-rtx"], indirect=True)  # and of what only plans do
 
 
 @pytest.fixture(params=EXECUTING)
 def pipeline(request: pytest.FixtureRequest, planned_bundle: Path, tmp_path: Path) -> Iterator[InstantID]:
-    request.getfixturevalue(EXECUTING[request.param])
+    executing = request.getfixturevalue(EXECUTING[request.param])
+    if request.param == "torch":
+        with InstantID(Bundle.open(planned_bundle), executing) as loaded:
+            yield loaded
+        return
     options = {"runtime_cache": tmp_path} if request.param == "tensorrt-rtx" else {}
     with InstantID.load(planned_bundle, target=request.param, **options) as loaded:
         yield loaded
@@ -89,6 +96,8 @@ def compare(pipeline: InstantID, on_cpu: InstantID, request_of: Any, cases: list
     from doubles.cuda_double import CudaDouble
 
     double = CudaDouble.loaded()
+    if double is not None and pipeline._target.name == "torch":
+        cases = cases[::9]  # it computes on the CPU, slowly: a few tell whether its modules are bound right
     tolerance = TOLERANCE_GPU if double is None else TOLERANCE_DOUBLE[pipeline._target.name]
     shapes = set()
     for steps, guidance, samples, sampler, mask in cases:
@@ -158,7 +167,7 @@ def test_a_graph_holds_two_executions_and_three_copies_between_buffers(
     assert [entry.name for entry in inside] == (["host function"] * 2 + ["copy DtoD"] * 3) * 4
 
 
-@captured
+@planned
 def test_uploads_come_before_the_loop_and_one_download_after_it(
     pipeline: InstantID, cuda_double: CudaDouble, request_of: Any
 ) -> None:
@@ -174,7 +183,7 @@ def test_uploads_come_before_the_loop_and_one_download_after_it(
     assert cuda_double.count("cuStreamSynchronize") == 1
 
 
-@captured
+@planned
 def test_prompts_and_faces_that_come_again_are_remembered(
     pipeline: InstantID, tensorrt_double: TensorRTDouble, request_of: Any, astronaut: npt.NDArray[np.uint8]
 ) -> None:
@@ -249,7 +258,7 @@ def test_at_most_so_many_calls_are_unfinished(pipeline: InstantID, cuda_double: 
     assert 1 < most <= IN_FLIGHT
 
 
-@captured
+@planned
 def test_without_capture_every_step_is_put_on_the_stream_anew(
     executing: None, planned_bundle: Path, tmp_path: Path, pipeline: InstantID, request_of: Any
 ) -> None:
@@ -276,7 +285,7 @@ def test_only_the_latest_shapes_keep_their_graphs(
     assert graphs_made(cuda_double) == 8
 
 
-@captured
+@planned
 def test_a_thousand_requests_grow_neither_host_nor_device_memory(
     pipeline: InstantID,
     tensorrt_double: TensorRTDouble,

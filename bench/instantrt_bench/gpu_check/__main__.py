@@ -151,7 +151,7 @@ class Check:
         left_s = self._end - monotonic()
         if left_s < section.least_s:
             return {"status": SKIPPED, "skipped": {section.name: f"{left_s:.0f} s left, needs {section.least_s:.0f}"}}
-        seconds = min(section.share * self._args.minutes * 60, left_s)
+        seconds = left_s if self._args.dry_run else min(section.share * self._args.minutes * 60, left_s)
         sys.stderr.write(f"== {section.name}, at most {seconds:.0f} s\n")
         folder, start = self._scratch / section.name, monotonic()
         child = subprocess.Popen(self._command(section, folder, seconds), env=self._environment, process_group=0)  # noqa: S603

@@ -55,12 +55,13 @@ def copy_gbytes_per_s(device: torch.device) -> float:
 
 
 def matmul_tflops(device: torch.device) -> float:
-    """Floating-point operations per second of a product of square fp16 matrices of random numbers, in 10^12."""
+    """Floating-point operations per second of a product of square matrices (CPUs: fp32) of random numbers, in 10^12."""
     import torch
 
     side = MATRIX if device.type == "cuda" else SMALL_MATRIX
     tries, warm_up = (TRIES, WARM_UP) if device.type == "cuda" else (3, 1)
-    a, b = (torch.randn(side, side, device=device, dtype=torch.float32).half() for _ in range(2))
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
     return 2 * side**3 / median(times_ms(lambda: torch.mm(a, b, out=product), tries, warm_up, device)) / 1e9
 

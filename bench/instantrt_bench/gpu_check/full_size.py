@@ -24,17 +24,17 @@ from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.scales import SCALES
 from instantrt_bench.gpu_check.environment import matmul_tflops
-from instantrt_bench.gpu_check.loops import STEPS, Conditioning, Conditions, ReferenceLoop, random_modules
+from instantrt_bench.gpu_check.loops import Conditioning, Conditions, ReferenceLoop, random_modules
 from instantrt_bench.gpu_check.measure import median, relative_error, spread, times_ms
 from instantrt_bench.gpu_check.nano import place_of
 from instantrt_bench.gpu_check.options import Options
-from instantrt_bench.gpu_check.report import Report
+from instantrt_bench.gpu_check.report import Report, SkippedError
 from instantrt_bench.gpu_check.torch_target import TorchTarget, fused_attentions
 from instantrt_bench.latency.gpu import GpuMonitor
 from instantrt_export.networks.vae import VAEDecoderNetwork
 
 SEED = 0
-WARM_UP, CALLS = 5, 25  # before those that count; of one network alone, and of the reference
+STEPS, WARM_UP, CALLS = 30, 5, 25  # of the runtime; before those that count; of the others
 LIMIT = 5e-3  # as for the parity of fp16 exports
 VAE_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
@@ -53,10 +53,10 @@ class FullSize:
     def __init__(self, report: Report, options: Options) -> None:
         self._report, self._options, self._device = report, options, options.torch_device
         self._px = 64 if options.dry_run else 1024
-        self._calls = 2 if options.dry_run else CALLS
+        self._steps, self._warm_up, self._calls = (4, 1, 2) if options.dry_run else (STEPS, WARM_UP, CALLS)
         scale = SCALES["small" if options.dry_run else "sdxl"]
         self._checkpoint = random_checkpoint(scale, None, SEED, device=self._device)
-        self._conditions = Conditions.random(self._checkpoint, self._px, SEED)
+        self._conditions = Conditions.random(self._checkpoint, self._px, self._steps, SEED)
         self._one_call: dict[str, Any] = {}  # latents after one call
 
     def run(self) -> None:
@@ -75,16 +75,18 @@ class FullSize:
         for precision, dtype in VAE_DTYPES.items():
             with report.step(f"vae, {precision}"), fused_attentions():
                 report.require(5)
+                if self._options.dry_run and precision == "fp16":
+                    raise SkippedError("takes minutes on a CPU")
                 self._vae(precision, dtype)
             self._trim()
 
     def _reference(self) -> None:
         """diffusers' loop in fp16: its time, memory and energy, and how much there is to compute."""
         report = self._report
-        with self._memory_and_energy("reference, eager", lambda: self._calls + WARM_UP):
-            reference = ReferenceLoop(self._checkpoint, torch.float16, self._device)
+        with self._memory_and_energy("reference, eager", lambda: self._calls + self._warm_up):
+            reference = ReferenceLoop(self._checkpoint, self._options.dtype, self._device)
             self._one_call["reference, eager"] = self._first_call(reference)
-            times = times_ms(reference.step, self._calls, WARM_UP, self._device)
+            times = times_ms(reference.step, self._calls, self._warm_up, self._device)
         report.add(**{"reference, eager ms_per_step": spread(times)})
         with FlopCounterMode(display=False) as counter:
             reference.step()
@@ -95,9 +97,9 @@ class FullSize:
     def _runtime(self) -> None:
         report = self._report
         place = place_of(self._options)
-        module_of = random_modules(self._checkpoint, torch.float16, place.torch_device)
+        module_of = random_modules(self._checkpoint, self._options.dtype, place.torch_device)
         target = TorchTarget(place, network_contracts(self._checkpoint.dims), module_of)
-        with closing(target), closing(Conditioning(target, self._checkpoint)) as conditioning:
+        with closing(target), closing(Conditioning(target, self._checkpoint, self._options.precision)) as conditioning:
             slot = conditioning.slot(self._conditions)
             for eager in (True, False):
                 name = f"runtime, {'eager' if eager else 'captured'}"
@@ -111,18 +113,18 @@ class FullSize:
         start = perf_counter()
         shape = LoopShape(1, 2, self._px, self._px)
         with (
-            self._memory_and_energy(name, lambda: STEPS + 1),
-            closing(DenoiseLoop(target, self._checkpoint.dims, "fp16", shape, eager=eager)) as loop,
+            self._memory_and_energy(name, lambda: self._steps + 1),
+            closing(DenoiseLoop(target, self._checkpoint.dims, self._options.precision, shape, eager=eager)) as loop,
         ):
             self._report.detail(**{f"{name}: seconds to make it": perf_counter() - start})
             loop.load_slot(0, slot)
             loop.run(1)
             self._one_call[name] = loop.latents()
             loop.load_slot(0, slot)
-            times = loop.run(STEPS)
+            times = loop.run(self._steps)
             wrong = int(np.count_nonzero(~np.isfinite(loop.latents())))
-        self._report.add(**{f"{name} ms_per_step": spread(times.call_ms[WARM_UP:])})
-        self._report.add(**{f"{name} host_us_per_step": median(times.overhead_us[WARM_UP:])})
+        self._report.add(**{f"{name} ms_per_step": spread(times.call_ms[self._warm_up :])})
+        self._report.add(**{f"{name} host_us_per_step": median(times.overhead_us[self._warm_up :])})
         self._report.check(f"{name}: latents that are not finite", wrong, 0)
 
     def _against_fp32(self) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from instantrt.conditioning.conditions import condition_masks
-from instantrt.contracts import network_contracts
+from instantrt.contracts import Precision, network_contracts
 from instantrt.denoise import SlotInputs
 from instantrt.device import Array
 from instantrt.network import Network
@@ -25,7 +25,7 @@ from instantrt_bench.reference.schedulers import scheduler_for
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.networks.builders import build_network
 
-SAMPLER, STEPS = "euler", 30
+SAMPLER = "euler"
 
 
 def random_modules(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> ModuleOf:
@@ -50,14 +50,14 @@ class Conditions:
     table: StepTable
 
     @classmethod
-    def random(cls, checkpoint: Checkpoint, px: int, seed: int) -> Conditions:
-        """Seeded conditions for a picture of ``px`` x ``px``."""
+    def random(cls, checkpoint: Checkpoint, px: int, steps: int, seed: int) -> Conditions:
+        """Seeded conditions for a picture of ``px`` x ``px`` in so many steps."""
         rng, dims = np.random.default_rng(seed), checkpoint.dims
 
         def normal(*shape: int) -> Array:
             return rng.standard_normal(shape).astype(np.float16).astype(np.float32)
 
-        table = step_table(SAMPLER, STEPS, GUIDANCE, SchedulerConfig.from_json(checkpoint.scheduler_config))
+        table = step_table(SAMPLER, steps, GUIDANCE, SchedulerConfig.from_json(checkpoint.scheduler_config))
         noise = normal(dims.latent_channels, px // dims.vae_stride, px // dims.vae_stride)
         return cls(
             text_tokens=normal(2, dims.text_tokens, dims.token_width),
@@ -78,12 +78,12 @@ class Conditions:
 class Conditioning:
     """The runtime's conditioning networks, which turn conditions into the inputs of a slot of the loop."""
 
-    def __init__(self, target: TorchTarget, checkpoint: Checkpoint) -> None:
+    def __init__(self, target: TorchTarget, checkpoint: Checkpoint, precision: Precision) -> None:
         self._dims = checkpoint.dims
         contracts = network_contracts(checkpoint.dims)
         with ExitStack() as owned:
             self._cross_attention, self._time_embedding, self._control_embedding = (
-                owned.enter_context(closing(Network(target, contracts[name], "fp16")))
+                owned.enter_context(closing(Network(target, contracts[name], precision)))
                 for name in ("cross_attention", "time_embedding", "control_embedding")
             )
             self._owned = owned.pop_all()
@@ -140,13 +140,13 @@ class ReferenceLoop:
         picture = given(conditions.control_image).permute(2, 0, 1) / 255
         self._control_image = picture.expand(2, -1, -1, -1).contiguous()
         self.latents = given(conditions.latents)[None]
-        self._scheduler = scheduler_for(SAMPLER, STEPS, self._config)
+        self._steps = len(conditions.table.rows)
         self._restart()
 
     @torch.inference_mode()
     def step(self) -> None:
         """One network call: identitynet, unet, guidance, scheduler. Starts over after the last."""
-        if self._step == STEPS:
+        if self._step == self._steps:
             self._restart()
         timestep = self._scheduler.timesteps[self._step]
         sample = self._scheduler.scale_model_input(torch.cat([self.latents] * 2), timestep)
@@ -156,7 +156,7 @@ class ReferenceLoop:
         self._step += 1
 
     def _restart(self) -> None:
-        self._scheduler.set_timesteps(STEPS, device=self._device)
+        self._scheduler = scheduler_for(SAMPLER, self._steps, self._config, self._device)
         self._step = 0
 
     def _predict(self, sample: Tensor, timestep: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from instantrt.contracts import Precision
+
 
 @dataclass(frozen=True)
 class Options:
@@ -32,6 +34,18 @@ class Options:
         import torch
 
         return torch.device("cpu" if self.dry_run else "cuda")
+
+    @property
+    def precision(self) -> Precision:
+        """What loops compute in: in a dry run not in fp16, which takes minutes on CPUs."""
+        return "fp32" if self.dry_run else "fp16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The same for torch."""
+        import torch
+
+        return torch.float32 if self.dry_run else torch.float16
 
     def nano_bundle(self) -> Path:
         """The nano bundle's folder; waits while another process exports it."""

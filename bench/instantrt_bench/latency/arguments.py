@@ -10,6 +10,7 @@ from pathlib import Path
 from instantrt.cli.arguments import add_json_argument, parse_positive
 from instantrt.cli.outputs import check_files, check_folder
 
+REFERENCE_DTYPES = ("fp32", "fp16", "bf16")
 SYSTEMS = (
     "runtime-onnxruntime",
     "runtime-onnxruntime-cuda",
@@ -31,6 +32,8 @@ class LatencyOptions:
     only: str | None = None
     photo: Path | None = None
     threads: int | None = None
+    reference_device: str | None = None
+    reference_dtype: str | None = None
     out: Path = Path("out/bench/latency.json")
     append: bool = False
     min_samples: int = 20
@@ -64,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photo", type=Path, help="whose face is shown; default: a public-domain portrait")
     parser.add_argument(
         "--threads", type=parse_positive, help="CPU threads of each system; default: all that may be used"
+    )
+    parser.add_argument(
+        "--reference-device", metavar="cpu|cuda", help="where the reference runs; default: where the runtime does"
+    )
+    parser.add_argument(
+        "--reference-dtype", choices=REFERENCE_DTYPES, help="what it computes in; default: the bundle's precision"
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
     parser.add_argument("--append", action="store_true", help="add another session to FILE instead of replacing it")

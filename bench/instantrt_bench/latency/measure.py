@@ -317,6 +317,8 @@ def _judge(measurement: Measurement, track: Track, answers: Mapping[str, Answer]
     track.samples.append(_without_pictures(answer.sample))
     if answer.peak_bytes is not None:
         track.peak_host_bytes.append(answer.peak_bytes)
+    if answer.sample.peak_device_bytes is not None:
+        track.peak_device_bytes.append(answer.sample.peak_device_bytes)
 
 
 def _note_gpu(measurement: Measurement, track: Track, pid: int, before: GpuReading, after: GpuReading) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from instantrt.bundle import Bundle
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
+from instantrt.contracts import Precision
 from instantrt.errors import PhotoError, RequestError
 from instantrt_bench.latency.arguments import LatencyOptions
 from instantrt_bench.latency.gpu import GpuMonitor
@@ -20,18 +22,20 @@ from instantrt_bench.latency.summary import latency_summary, scenario_result
 from instantrt_bench.latency.systems import Opener, SystemSpec, open_system
 from instantrt_bench.regression.history import keep
 from instantrt_bench.results.files import (
-    REFERENCE_COMPILED,
     REFERENCE_EAGER,
     RUNTIME_ONNXRUNTIME,
+    TARGET_OF,
     ResultError,
     ResultFile,
+    ScenarioResult,
     read_results,
 )
 from instantrt_bench.results.machine import system_threads
 from instantrt_bench.results.tables import scenario_table
 
 SAME_TO_APPEND = ("machine", "versions", "threads", "commit", "bundle", "options")
-CPU_SYSTEMS = (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED)
+CPU_SYSTEMS = (RUNTIME_ONNXRUNTIME,)  # of the runtime; the reference runs where it is told to
+CPU, GPU = "cpu", "cuda"
 
 
 def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitStatus:
@@ -53,15 +57,15 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
     )
     for scenario in scenarios:
         bundle.manifest.sizes.check(scenario.width, scenario.height)
-    specs, requests = _specs(options), Requests(_photo(options.photo))
+    specs, requests = _specs(options, bundle.precision), Requests(_photo(options.photo))
     gpu = _gpu(specs)
-    results = _results(options, bundle, rules, {} if gpu is None else gpu.facts())
+    results = _results(options, bundle, rules, specs, {} if gpu is None else gpu.facts())
     peak = _peak(options, results.machine.get("gpu"))
     with Fleet(specs, opener) as fleet, ProgressDisplay() as display:
         for scenario in scenarios:
             measurement = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=display.task(scenario.id))
             measured = scenario_result(measurement, results.scenario(scenario.id), stage_costs(bundle, scenario), peak)
-            results = results.with_scenario(measured)
+            results = results.with_scenario(with_places(measured, specs))
             results = replace(results, summary=latency_summary(results))
             results.write(options.out)
             if not options.json:
@@ -80,16 +84,18 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
 
 
 def _gpu(specs: Sequence[SystemSpec]) -> GpuMonitor | None:
-    return GpuMonitor.open() if any(spec.name not in CPU_SYSTEMS for spec in specs) else None
+    return GpuMonitor.open() if any(spec.device != CPU for spec in specs) else None
 
 
-def _results(options: LatencyOptions, bundle: Bundle, rules: Rules, gpu: dict[str, Any]) -> ResultFile:
+def _results(
+    options: LatencyOptions, bundle: Bundle, rules: Rules, specs: Sequence[SystemSpec], gpu: dict[str, Any]
+) -> ResultFile:
     """An empty file, or with ``--append`` the one that is there, if these measurements belong into it.
 
     Raises:
         ResultError: the file is about other code, another machine, another bundle or other options.
     """
-    new = ResultFile.new("latency", bundle=bundle, threads=options.threads, options=_options(options, rules))
+    new = ResultFile.new("latency", bundle=bundle, threads=options.threads, options=_options(options, rules, specs))
     new.machine.update(gpu)
     if not options.append or not options.out.exists():
         return new
@@ -134,13 +140,33 @@ def _rules(options: LatencyOptions) -> Rules:
     )
 
 
-def _specs(options: LatencyOptions) -> list[SystemSpec]:
+def with_places(scenario: ScenarioResult, specs: Sequence[SystemSpec]) -> ScenarioResult:
+    """With the device and the dtype of every system in its summary."""
+    places = {spec.name: {"device": spec.device, "dtype": spec.dtype} for spec in specs}
+    systems = {
+        name: replace(system, summary={**system.summary, **places[name]}) if system.summary else system
+        for name, system in scenario.systems.items()
+    }
+    return replace(scenario, systems=systems)
+
+
+def _specs(options: LatencyOptions, precision: Precision) -> list[SystemSpec]:
+    """The systems; the reference is where the runtime is and in the bundle's precision, unless asked otherwise."""
     default = [RUNTIME_ONNXRUNTIME, *([REFERENCE_EAGER] if options.checkpoint else [])]
     names: Sequence[str] = list(dict.fromkeys(options.systems or default))
     if options.checkpoint is None and any(name.startswith("reference-") for name in names):
         what = "the reference needs the checkpoint that the bundle was made from"
         raise RequestError(what, found="no --checkpoint", hint="name its folder or hub id with --checkpoint")
-    return [SystemSpec(name, options.bundle, options.checkpoint, options.threads) for name in names]
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", options.reference_device or CPU):
+        what, hint = "the reference runs on a CPU or on an NVIDIA GPU", "use cpu, cuda, or cuda:1 for the second GPU"
+        raise RequestError(what, found=f"--reference-device {options.reference_device}", hint=hint)
+    on_gpu = any(name in TARGET_OF and name not in CPU_SYSTEMS for name in names)
+    reference = (options.reference_device or (GPU if on_gpu else CPU), options.reference_dtype or precision)
+    specs = []
+    for name in names:
+        place = (CPU if name in CPU_SYSTEMS else GPU, precision) if name in TARGET_OF else reference
+        specs.append(SystemSpec(name, options.bundle, options.checkpoint, options.threads, *place))
+    return specs
 
 
 def _photo(path: Path | None) -> bytes | None:
@@ -159,6 +185,7 @@ def _peak(options: LatencyOptions, gpu: str | None) -> Peak | None:
     return measured_cpu_peak() if options.measure_peak else gpu_peak(gpu)
 
 
-def _options(options: LatencyOptions, rules: Rules) -> dict[str, Any]:
+def _options(options: LatencyOptions, rules: Rules, specs: Sequence[SystemSpec]) -> dict[str, Any]:
     photo = None if options.photo is None else options.photo.name
-    return {**asdict(rules), "scenarios": options.scenarios, "photo": photo}
+    reference = next(([spec.device, spec.dtype] for spec in specs if spec.name not in TARGET_OF), None)
+    return {**asdict(rules), "scenarios": options.scenarios, "photo": photo, "reference": reference}

@@ -30,12 +30,16 @@ class SystemSpec:
         bundle: the bundle's folder; the reference takes its face networks from it.
         checkpoint: folder or hub id; only the reference needs it.
         threads: CPU threads; None leaves them to the system.
+        device: where it runs, as torch names it.
+        dtype: what its networks compute in, a name of :data:`instantrt_bench.latency.arguments.REFERENCE_DTYPES`.
     """
 
     name: str
     bundle: Path
     checkpoint: str | None
     threads: int | None
+    device: str = "cpu"
+    dtype: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Sample:
         overhead_us_per_call: median host time per call outside the networks.
         pixels: u8 [samples, H, W, 3].
         latents: f32 [samples, 4, H/8, W/8], from which they were decoded.
+        peak_device_bytes: most memory of the GPU's that its tensors took, where it knows.
     """
 
     latency_ms: float
@@ -60,6 +65,7 @@ class Sample:
     overhead_us_per_call: float
     pixels: npt.NDArray[np.uint8]
     latents: npt.NDArray[np.float32]
+    peak_device_bytes: int | None = None
 
 
 class System(Protocol):
@@ -131,13 +137,14 @@ class ReferenceSystem:
 
         logging.set_verbosity_error()  # it warns of image processors that nothing here uses
         from instantrt_bench.fidelity.pair import reference_inputs
-        from instantrt_bench.reference.pipeline import Reference
+        from instantrt_bench.reference.pipeline import DTYPES, Reference
         from instantrt_export.checkpoint import Checkpoint
 
         if spec.checkpoint is None:
             what = f"{spec.name} needs the checkpoint that the bundle was made from"
             raise RequestError(what, found="none", hint="name it with --checkpoint")
-        self._reference = Reference.load(Checkpoint.open(spec.checkpoint), threads=spec.threads)
+        checkpoint = Checkpoint.open(spec.checkpoint)
+        self._reference = Reference.load(checkpoint, spec.threads, spec.device, DTYPES[spec.dtype])
         if spec.name == REFERENCE_COMPILED:
             self._reference.compile()
         self._inputs = reference_inputs
@@ -165,6 +172,7 @@ class ReferenceSystem:
             overhead_us_per_call=result.overhead_us_per_call,
             pixels=result.images,
             latents=result.latents,
+            peak_device_bytes=result.peak_device_bytes,
         )
 
     def close(self) -> None:

@@ -7,9 +7,8 @@ The runtime's pictures are held against this pipeline. It follows the base pipel
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from transformers import CLIPTokenizer
 
 from instantrt.request import GenerateRequest
 from instantrt_bench.reference.attention import FaceAttention, install_face_attention, set_face_control
+from instantrt_bench.reference.clock import Clock
 from instantrt_bench.reference.projection import image_projection_from
 from instantrt_bench.reference.schedulers import scheduler_for
 
@@ -79,7 +79,8 @@ class ReferenceResult:
     latents_per_call: npt.NDArray[np.float32] | None  # [network calls, n, 4, H/8, W/8], if asked for
     timings_ms: dict[str, float]  # per stage
     call_ms: float  # median time of a network call's step
-    overhead_us_per_call: float  # median of what of it was spent outside UNet and IdentityNet
+    overhead_us_per_call: float  # median of the host's time in it outside UNet and IdentityNet
+    peak_device_bytes: int | None = None  # most memory of the GPU's that tensors took; None on a CPU
 
 
 @dataclass(frozen=True)
@@ -93,34 +94,8 @@ class _Conditions:
     mask: torch.Tensor | None  # [H, W]
 
 
-@dataclass
-class _Clock:
-    """Wall-clock time of stages, and of the networks within one step."""
-
-    stages_ms: dict[str, float] = field(default_factory=dict)
-    steps_ms: list[float] = field(default_factory=list)
-    steps_outside_us: list[float] = field(default_factory=list)
-    _networks_s: float = 0.0
-
-    def stage(self, name: str, compute: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
-        result = compute()
-        self.stages_ms[name] = (time.perf_counter() - start) * 1e3
-        return result
-
-    def network(self, module: torch.nn.Module, *inputs: torch.Tensor, **options: Any) -> Any:
-        start = time.perf_counter()
-        result = module(*inputs, **options)
-        self._networks_s += time.perf_counter() - start
-        return result
-
-    def step(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        start, self._networks_s = time.perf_counter(), 0.0
-        result = compute()
-        taken_s = time.perf_counter() - start
-        self.steps_ms.append(taken_s * 1e3)
-        self.steps_outside_us.append((taken_s - self._networks_s) * 1e6)
-        return result
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""What the reference may compute in, by the names of the command line."""
 
 
 class Reference:
@@ -132,6 +107,7 @@ class Reference:
         image_projection: face embedding ``[R, 1, width]`` to face tokens ``[R, 16, token width]``.
         face_attention: the UNet's face-attention processors.
         scheduler_config: the checkpoint's ``scheduler_config.json``, from which every sampler's scheduler is made.
+        device: where all of them are, and where scheduler and guidance compute.
     """
 
     def __init__(
@@ -141,6 +117,7 @@ class Reference:
         image_projection: IPAdapterPlusImageProjection,
         face_attention: Sequence[FaceAttention],
         scheduler_config: Mapping[str, Any],
+        device: torch.device | str = "cpu",
     ) -> None:
         self.pipeline = pipeline
         self.unet = pipeline.unet
@@ -149,21 +126,35 @@ class Reference:
         self.image_projection = image_projection
         self.face_attention = tuple(face_attention)
         self.scheduler_config = scheduler_config
+        self.device = torch.device(device)
+        self.dtype: torch.dtype = self.unet.dtype
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, threads: int | None = None) -> Reference:
-        """Build the reference in float32 from a checkpoint.
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Reference:
+        """Build the reference from a checkpoint.
 
-        ``threads`` sets torch's intra-op threads for the whole process; None leaves them as they are.
+        Args:
+            checkpoint: opened.
+            threads: torch's intra-op threads for the whole process; None leaves them as they are.
+            device: where it runs.
+            dtype: of all networks, but a VAE that says it overflows in fp16 stays in fp32, as in diffusers.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        unet = checkpoint.unet(torch.float32)
-        face_attention = install_face_attention(unet, checkpoint.face_attention_weights(), checkpoint.dims.face_tokens)
+        unet = checkpoint.unet(dtype)
+        face_weights = checkpoint.face_attention_weights(dtype)
+        face_attention = install_face_attention(unet, face_weights, checkpoint.dims.face_tokens)
+        overflows = dtype == torch.float16 and bool(checkpoint.vae_config.get("force_upcast", True))
         pipeline = StableDiffusionXLPipeline(
-            vae=checkpoint.vae(torch.float32),
-            text_encoder=checkpoint.text_encoder(torch.float32),
-            text_encoder_2=checkpoint.text_encoder_2(torch.float32),
+            vae=checkpoint.vae(torch.float32 if overflows else dtype),
+            text_encoder=checkpoint.text_encoder(dtype),
+            text_encoder_2=checkpoint.text_encoder_2(dtype),
             tokenizer=CLIPTokenizer.from_pretrained(checkpoint.tokenizer_dir),
             tokenizer_2=CLIPTokenizer.from_pretrained(checkpoint.tokenizer_2_dir),
             unet=unet,
@@ -171,9 +162,9 @@ class Reference:
             force_zeros_for_empty_prompt=checkpoint.model_index.get("force_zeros_for_empty_prompt", True),
             add_watermarker=False,
         )
-        projection = image_projection_from(checkpoint.resampler(torch.float32).state_dict())
-        identitynet = checkpoint.identitynet(torch.float32)
-        return cls(pipeline, identitynet, projection, face_attention, checkpoint.scheduler_config)
+        projection = image_projection_from(checkpoint.resampler(dtype).state_dict()).to(device, dtype)
+        identitynet = checkpoint.identitynet(dtype).to(device)
+        return cls(pipeline.to(device), identitynet, projection, face_attention, checkpoint.scheduler_config, device)
 
     def compile(self) -> None:
         """Put the networks that run per step, and the VAE's decoder, under ``torch.compile``, in place."""
@@ -187,24 +178,25 @@ class Reference:
         Raises:
             RequestError: the sampler is unknown.
         """
-        clock = _Clock()
+        clock = Clock(self.device)
         conditions = clock.stage("prepare", lambda: self._prepare(inputs))
         steps = clock.stage("denoise", lambda: self._denoise(inputs, conditions, clock))
         images = clock.stage("decode", lambda: self._decode(steps[-1]))
         return ReferenceResult(
             images=images,
-            latents=steps[-1].numpy(),
-            latents_per_call=torch.stack(steps).numpy() if keep_latents else None,
+            latents=steps[-1].float().cpu().numpy(),
+            latents_per_call=torch.stack(steps).float().cpu().numpy() if keep_latents else None,
             timings_ms=clock.stages_ms,
-            call_ms=float(np.median(clock.steps_ms)),
-            overhead_us_per_call=float(np.median(clock.steps_outside_us)),
+            call_ms=clock.call_ms,
+            overhead_us_per_call=clock.outside_us,
+            peak_device_bytes=clock.peak_device_bytes,
         )
 
     def _prepare(self, inputs: ReferenceInputs) -> _Conditions:
         height, width = inputs.control_image.shape[:2]
         text, pooled = self._encode_text(inputs)
         rows = len(text)
-        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=text.dtype)
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=text.dtype, device=self.device)
         control = VaeImageProcessor(do_convert_rgb=True, do_normalize=False).preprocess(
             Image.fromarray(inputs.control_image), height=height, width=width
         )
@@ -212,15 +204,15 @@ class Reference:
             text_tokens=text,
             face_tokens=self._face_tokens(inputs),
             added={"text_embeds": pooled, "time_ids": time_ids.expand(rows, -1)},
-            control_image=control.expand(rows, -1, -1, -1),
-            mask=None if inputs.region_mask is None else torch.from_numpy(inputs.region_mask),
+            control_image=control.to(self.device, self.dtype).expand(rows, -1, -1, -1),
+            mask=None if inputs.region_mask is None else torch.from_numpy(inputs.region_mask).to(self.device),
         )
 
     def _encode_text(self, inputs: ReferenceInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Penultimate states of both encoders ``[N, 77, token width]`` and the pooled text ``[N, pooled width]``."""
         positive, negative, pooled, negative_pooled = self.pipeline.encode_prompt(
             inputs.prompt,
-            device=torch.device("cpu"),
+            device=self.device,
             num_images_per_prompt=inputs.samples,
             do_classifier_free_guidance=inputs.guided,
             negative_prompt=inputs.negative_prompt,
@@ -231,16 +223,16 @@ class Reference:
 
     def _face_tokens(self, inputs: ReferenceInputs) -> torch.Tensor:
         """Face tokens ``[N, face tokens, token width]``; those of the negative row come from a zero embedding."""
-        embedding = torch.from_numpy(inputs.face_embedding)[None]
+        embedding = torch.from_numpy(inputs.face_embedding)[None].to(self.device, self.dtype)
         if inputs.guided:
             embedding = torch.cat([torch.zeros_like(embedding), embedding])
         tokens: torch.Tensor = self.image_projection(embedding[:, None])
         return tokens.repeat_interleave(inputs.samples, dim=0)
 
-    def _denoise(self, inputs: ReferenceInputs, conditions: _Conditions, clock: _Clock) -> list[torch.Tensor]:
+    def _denoise(self, inputs: ReferenceInputs, conditions: _Conditions, clock: Clock) -> list[torch.Tensor]:
         """The latents after every network call."""
         set_face_control(self.face_attention, inputs.adapter_strength, conditions.mask)
-        scheduler = scheduler_for(inputs.sampler, inputs.steps, self.scheduler_config)
+        scheduler = scheduler_for(inputs.sampler, inputs.steps, self.scheduler_config, self.device)
         generator = torch.Generator("cpu").manual_seed(inputs.seed)
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
         noise = {"generator": generator} if takes_generator else {}
@@ -261,8 +253,9 @@ class Reference:
     def _initial_noise(self, inputs: ReferenceInputs, generator: torch.Generator) -> torch.Tensor:
         height, width = (side // self.pipeline.vae_scale_factor for side in inputs.control_image.shape[:2])
         shape = (inputs.samples, self.unet.config.in_channels, height, width)
+        # In fp32 whatever the networks compute in, so that a seed gives the same numbers.
         noise: torch.Tensor = randn_tensor(shape, generator=generator, dtype=torch.float32)
-        return noise
+        return noise.to(self.device, self.dtype)
 
     def _predict(
         self,
@@ -271,7 +264,7 @@ class Reference:
         control_scale: float,
         inputs: ReferenceInputs,
         conditions: _Conditions,
-        clock: _Clock,
+        clock: Clock,
     ) -> torch.Tensor:
         """The guided noise prediction ``[n, 4, h, w]``."""
         if inputs.guided:
@@ -306,9 +299,9 @@ class Reference:
     def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
         """Latents ``[n, 4, h, w]`` to pictures ``[n, H, W, 3]``."""
         config = self.vae.config
-        latents = latents / config.scaling_factor
+        latents = latents.to(self.vae.dtype) / config.scaling_factor
         if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-            mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
+            mean, std = (latents.new_tensor(v).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std))
             latents = latents * std + mean
         decoded = self.vae.decode(latents, return_dict=False)[0]
         pixels = self.pipeline.image_processor.postprocess(decoded, output_type="np")  # 0 to 1
@@ -323,4 +316,5 @@ def _control_keep(call: int, calls: int, inputs: ReferenceInputs) -> float:
 
 def _masked(residual: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """``residual`` times the mask at its size, by bilinear interpolation."""
-    return residual * F.interpolate(mask[None, None], size=residual.shape[-2:], mode="bilinear", align_corners=False)
+    small = F.interpolate(mask[None, None], size=residual.shape[-2:], mode="bilinear", align_corners=False)
+    return residual * small.to(residual.dtype)

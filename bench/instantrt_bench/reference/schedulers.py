@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -34,8 +35,8 @@ SCHEDULERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 """Sampler name -> diffusers class and what replaces values of the checkpoint's ``scheduler_config.json``."""
 
 
-def scheduler_for(sampler: str, steps: int, config: Mapping[str, Any]) -> Any:
-    """A fresh diffusers scheduler for ``sampler``, its timesteps set for ``steps``.
+def scheduler_for(sampler: str, steps: int, config: Mapping[str, Any], device: torch.device | str | None = None) -> Any:
+    """A fresh diffusers scheduler for ``sampler``, its timesteps set for ``steps`` and put on ``device``.
 
     LCM picks its timesteps out of 50 of the distillation's; above 50 steps out of as many as are asked for.
 
@@ -48,7 +49,7 @@ def scheduler_for(sampler: str, steps: int, config: Mapping[str, Any]) -> Any:
     known = inspect.signature(scheduler_class).parameters  # diffusers warns of a config's other keys and drops them
     scheduler = scheduler_class.from_config({key: config[key] for key in config if key in known}, **overrides)
     if sampler == "lcm":
-        scheduler.set_timesteps(steps, original_inference_steps=max(50, steps))
+        scheduler.set_timesteps(steps, original_inference_steps=max(50, steps), device=device)
     else:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, device=device)
     return scheduler

@@ -145,8 +145,20 @@ def reasons_to_refuse(before: ResultFile, after: ResultFile) -> Iterator[str]:
         yield f"threads: {before.threads} in A, {after.threads} in B"
     yield from _differences("bundle", SAME_BUNDLE, before.bundle, after.bundle)
     yield from _differences("option", SAME_OPTIONS, before.options, after.options)
+    yield from _other_places(before, after)
     if not {s.id for s in before.scenarios} & {s.id for s in after.scenarios}:
         yield "they have no scenario in common"
+
+
+def _other_places(before: ResultFile, after: ResultFile) -> Iterator[str]:
+    """Systems that ran on another device or computed in another dtype; files that do not say so are not asked."""
+    for scenario in before.scenarios:
+        other = after.scenario(scenario.id)
+        for name, system in scenario.systems.items():
+            counterpart = None if other is None else other.systems.get(name)
+            if counterpart is not None and "device" in system.summary and "device" in counterpart.summary:
+                what = f"{name} in {scenario.id}"
+                yield from _differences(what, ("device", "dtype"), system.summary, counterpart.summary)
 
 
 def in_turn(before: ScenarioResult, after: ScenarioResult) -> bool:
