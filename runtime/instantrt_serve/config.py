@@ -36,7 +36,10 @@ class ServeConfig(BaseModel):
     max_body_bytes: int = Field(20_000_000, ge=1000, le=1_000_000_000, description="of a request")
     max_header_bytes: int = Field(16_384, ge=1024, le=1_000_000, description="of a request's line and headers")
     max_uploads: int = Field(32, ge=1, le=10_000, description="bodies received at once; others wait unread")
-    max_waiting: int = Field(64, ge=1, le=100_000, description="requests that wait for the device")
+    max_waiting: int = Field(
+        256, ge=1, le=100_000, description="requests in line or in work; a lone key has half of it"
+    )
+    max_photo_bytes: int = Field(1 << 30, ge=1, description="of the photos of all of them")
     max_jobs: int = Field(1000, ge=1, le=1_000_000, description="v2 jobs that have not ended")
     max_attempts: int = Field(3, ge=1, le=100, description="how often a v2 job is begun when workers die")
     keep_results_s: float = Field(86_400, gt=0, le=31_536_000, description="v2 results are kept for so long")

@@ -6,17 +6,25 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from instantrt.errors import InstantRTError
+from instantrt_serve.admission import Accepted, AdmissionLimits, OpenWork, admit
 from instantrt_serve.config import ServeConfig
 from instantrt_serve.errors import ApiError, error_of_failure
+from instantrt_serve.estimate import Work, job_ms
 from instantrt_serve.messages import Done, Event, Failed, Progress, Submit
 from instantrt_serve.metrics import Metrics
 from instantrt_serve.tracing import Traces
 from instantrt_serve.worker_client import WorkerClient, WorkerState
+
+REFUSALS = {
+    "queue": "too many requests are waiting",
+    "memory": "too many photos are waiting",
+    "deadline": "the picture would not be ready in time",
+}
+"""By the reason of :class:`instantrt_serve.admission.Refused`."""
 
 
 @dataclass
@@ -27,19 +35,26 @@ class OpenJob:
         calls_done: network calls.
         calls: in all; 0 as long as it waits.
         preview: the newest one, a JPEG.
-        is_counted: whether it is with the worker, or has a place there.
+        work: what the device has to do for all of it, once it is with the worker or has a place there.
     """
 
     calls_done: int = 0
     calls: int = 0
     preview: bytes | None = None
-    is_counted: bool = False
+    work: OpenWork | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def waits(self) -> bool:
         """Whether it has not begun."""
         return self.calls == 0
+
+    @property
+    def left(self) -> OpenWork | None:
+        """What the device still has to do."""
+        if self.work is None or self.calls == 0:
+            return self.work
+        return replace(self.work, left_ms=self.work.left_ms * (1 - self.calls_done / self.calls))
 
     def note(self, progress: Progress) -> None:
         """Take over what the worker says."""
@@ -76,32 +91,32 @@ class Dispatch:
             hint = "wait until /readyz says so"
             raise ApiError("starting", "the server is not ready", found=self.worker.state.value, hint=hint)
 
-    def check_room(self) -> None:
-        """Raise :class:`ApiError`, with a time to wait, if too many wait, or for longer than answers may take."""
-        waiting, backlog_s = self.waiting, self.worker.load.backlog_ms / 1000
-        if waiting < self._config.max_waiting and backlog_s < self._config.timeout_s:
+    def check_room(self, work: OpenWork) -> None:
+        """Raise :class:`ApiError`, with a time to wait, if a job has no place in line, or none that is soon enough."""
+        limits = AdmissionLimits(self._config.max_waiting, self._config.max_photo_bytes)
+        queue = [left for job in self._jobs.values() if (left := job.left) is not None]
+        answer = admit(work, queue, limits, self._config.timeout_s)
+        if isinstance(answer, Accepted):
             return
-        share_s = backlog_s / max(1, waiting)  # until the next one begins, as measured by the worker
-        retry_s = max(share_s, backlog_s - self._config.timeout_s, 1)
-        found, hint = f"{waiting} waiting, {backlog_s:.0f} s of work", "try again after the time in Retry-After"
-        raise ApiError(
-            "queue_full", "too many requests are waiting", found=found, hint=hint, retry_after_s=ceil(retry_s)
-        )
+        what, found = REFUSALS[answer.reason], f"{len(queue)} open, {sum(w.left_ms for w in queue) / 1e3:.1f} s of work"
+        hint = "try again after the time in Retry-After"
+        raise ApiError("queue_full", what, found=found, hint=hint, retry_after_s=answer.retry_after_s)
 
     @contextmanager
-    def admitted(self, job: str) -> Iterator[None]:
+    def admitted(self, work: Submit) -> Iterator[None]:
         """A place in line for a job from now on, so that those who come at the same time are counted as well.
 
         Raises:
             ApiError: see :meth:`check_open` and :meth:`check_room`.
         """
         self.check_open()
-        self.check_room()
-        self.enter(job).is_counted = True
+        expected = self._work_of(work)
+        self.check_room(expected)
+        self.enter(work.job).work = expected
         try:
             yield
         finally:
-            self.leave(job)
+            self.leave(work.job)
 
     def enter(self, job: str) -> OpenJob:
         """A job is known from now on; one that may wait as long as it takes is counted only when it runs."""
@@ -116,7 +131,7 @@ class Dispatch:
     @property
     def waiting(self) -> int:
         """Jobs that have not begun, and have a place with the worker."""
-        return sum(job.waits and job.is_counted for job in self._jobs.values())
+        return sum(job.waits and job.work is not None for job in self._jobs.values())
 
     def find(self, job: str) -> OpenJob | None:
         """An open job."""
@@ -137,17 +152,26 @@ class Dispatch:
             WorkerLostError: the worker died or hung.
         """
         job, began = self._jobs[work.job], time.perf_counter()
-        job.is_counted = True
+        job.work = self._work_of(work)
         about: dict[str, Any] = {"job": work.job, "key": work.account, "steps": work.fields["steps"]}
         try:
             done = await self._follow(work, job)
         except InstantRTError as error:
-            job.is_counted, job.calls_done, job.calls = False, 0, 0  # it may be tried again
+            job.work, job.calls_done, job.calls = None, 0, 0  # it may be tried again
             job.tell()
             self._traces.note("job", time.perf_counter() - began, {**about, "code": error.code})
             raise
         self._traces.note("job", time.perf_counter() - began, {**about, "queue": done.queue_ms, **done.stages_ms})
         return done
+
+    def _work_of(self, work: Submit) -> OpenWork:
+        """What a job asks of the device, by what the worker measured when it started."""
+        photo_bytes = len(work.face) + len(work.pose or b"")
+        ready = self.worker.ready
+        if ready is None:
+            return OpenWork(work.account, 0.0, photo_bytes)
+        asked = Work.of_fields(work.fields, ready.sizes["default"])
+        return OpenWork(work.account, job_ms(asked, ready.call_ms, ready.slots, ready.fixed_ms), photo_bytes)
 
     async def _follow(self, work: Submit, job: OpenJob) -> Done:
         # Implementations are generators; closing one is how a job is cancelled.

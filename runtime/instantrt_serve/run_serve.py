@@ -60,7 +60,7 @@ def run_serve(options: ServeOptions) -> ExitStatus:
 
 def worker_of(config: ServeConfig, bundle: Path) -> WorkerClient:
     """The client of a worker process for a bundle; nothing is started yet."""
-    from instantrt_serve.supervisor import Supervisor, worker_command  # type: ignore[import-not-found, unused-ignore]
+    from instantrt_serve.supervisor import Supervisor, worker_command
 
     asked = {name: getattr(config, name) for name in WORKER_SETTINGS}
     flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in asked.items() if value is not None]

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import secrets
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from instantrt_serve.accounts.keys import Key
 from instantrt_serve.accounts.ledger import ChargeState
+from instantrt_serve.admission import OpenWork
 from instantrt_serve.beside import beside
 from instantrt_serve.body import Received
 from instantrt_serve.envelope import note_of
@@ -39,32 +39,33 @@ async def instantid(request: Request) -> Response:
     service = service_of(request)
     key = await service.authenticate(request)
     service.dispatch.check_open()
-    service.dispatch.check_room()  # again when the body is there: before, it costs nothing to say no
+    service.dispatch.check_room(OpenWork(key.id, 0.0))  # before the body is there it costs nothing to say no
     received = await service.bodies.read(request, PictureRequest)
-    fields = received.form.runtime_fields()
-    with service.dispatch.admitted(note_of(request.scope).request_id):
-        done = await _charged(request, service, key, received, fields)
+    work = _work(note_of(request.scope).request_id, service, key, received)
+    with service.dispatch.admitted(work):
+        done = await _charged(request, service, key, work)
     return await beside(sum(map(len, done.pictures)), answer, received.form, done, service)
 
 
-async def _charged(
-    request: Request, service: Service, key: Key, received: Received[PictureRequest], fields: dict[str, Any]
-) -> Done:
-    """The pictures, paid for; without them nothing is paid."""
-    note = note_of(request.scope)
-    note.job = job = note.request_id
-    work = Submit(
+def _work(job: str, service: Service, key: Key, received: Received[PictureRequest]) -> Submit:
+    return Submit(
         job=job,
         account=key.id,
-        fields=fields,
+        fields=received.form.runtime_fields(),
         face=received.face,
         pose=received.pose,
         deadline_s=service.config.timeout_s,
         format=received.form.format,
         tags=service.tags(job),
     )
+
+
+async def _charged(request: Request, service: Service, key: Key, work: Submit) -> Done:
+    """The pictures, paid for; without them nothing is paid."""
+    note = note_of(request.scope)
+    note.job = job = work.job
     try:
-        note.credits = await service.books.reserve(job, key, service.price(fields))
+        note.credits = await service.books.reserve(job, key, service.price(work.fields))
         done = await unless_gone(request, _in_time(service, work))
     except BaseException:
         left = await service.books.settle(job, ChargeState.REFUNDED)
