@@ -442,7 +442,7 @@ def test_datacenter_only_options_are_refused_before_anything_is_loaded(bundle: P
 
 def test_the_identity_covers_every_option() -> None:
     """A new option that changes plans must reach the identity: all but the two that are named elsewhere do."""
-    asked = BuildOptions(3, 1, True, True, "ampere_plus", True, True, ("8.6",), Path("cache"))
+    asked = BuildOptions(3, "fast", 1, True, True, "ampere_plus", True, True, ("8.6",), Path("cache"))
     assert set(asked.identity) == set(BuildOptions.__dataclass_fields__) - {"compute", "timing_cache"}
     assert set(network_contracts(DIMS)) >= set(NAMES)
     assert BUILD_SUPPORT[TARGET].compute(asked) == ("8.6",)
