@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from instantrt.cli.command import Command, CommandGroup, ExitStatus
 from instantrt_serve import options
-from instantrt_serve.options import KeysOptions, ServeOptions
+from instantrt_serve.options import CreateOptions, GrantOptions, KeysOptions, RevokeOptions, ServeOptions
 
 
 def _load_serve() -> Callable[[ServeOptions], ExitStatus]:
@@ -15,7 +15,7 @@ def _load_serve() -> Callable[[ServeOptions], ExitStatus]:
     return run_serve
 
 
-def _load_create() -> Callable[[KeysOptions], ExitStatus]:
+def _load_create() -> Callable[[CreateOptions], ExitStatus]:
     from instantrt_serve.run_keys import run_create
 
     return run_create
@@ -27,13 +27,13 @@ def _load_list() -> Callable[[KeysOptions], ExitStatus]:
     return run_list
 
 
-def _load_revoke() -> Callable[[KeysOptions], ExitStatus]:
+def _load_revoke() -> Callable[[RevokeOptions], ExitStatus]:
     from instantrt_serve.run_keys import run_revoke
 
     return run_revoke
 
 
-def _load_grant() -> Callable[[KeysOptions], ExitStatus]:
+def _load_grant() -> Callable[[GrantOptions], ExitStatus]:
     from instantrt_serve.run_keys import run_grant
 
     return run_grant
@@ -55,13 +55,42 @@ SERVE = Command(
 KEYS = CommandGroup(
     "keys",
     "API keys of a server and their credits",
-    tuple(
-        Command(name, about, KeysOptions, add_arguments, load, _extra, options.check_keys_options)
-        for name, about, add_arguments, load in (
-            ("create", "make a key and show it, this once", options.add_create_arguments, _load_create),
-            ("list", "show all keys by id, with their credits", options.add_list_arguments, _load_list),
-            ("revoke", "take no more requests with a key", options.add_revoke_arguments, _load_revoke),
-            ("grant", "add credits to a key", options.add_grant_arguments, _load_grant),
-        )
+    (
+        Command(
+            "create",
+            "make a key and show it, this once",
+            CreateOptions,
+            options.add_create_arguments,
+            _load_create,
+            _extra,
+            options.check_keys_options,
+        ),
+        Command(
+            "list",
+            "show all keys by id, with their credits",
+            KeysOptions,
+            options.add_list_arguments,
+            _load_list,
+            _extra,
+            options.check_keys_options,
+        ),
+        Command(
+            "revoke",
+            "take no more requests with a key",
+            RevokeOptions,
+            options.add_revoke_arguments,
+            _load_revoke,
+            _extra,
+            options.check_keys_options,
+        ),
+        Command(
+            "grant",
+            "add credits to a key",
+            GrantOptions,
+            options.add_grant_arguments,
+            _load_grant,
+            _extra,
+            options.check_keys_options,
+        ),
     ),
 )

@@ -51,15 +51,12 @@ class ServeOptions:
         return {name: value for name, value in given.items() if value is not None and name not in own}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeysOptions:
-    """Options of `instantrt keys create`, `list`, `revoke` and `grant`."""
+    """Options of `instantrt keys list`, which the others have too."""
 
     config: Path | None = None
     database: str | None = None
-    name: str = ""
-    key: str = ""
-    credits: int = 0
     json: bool = False
 
     @property
@@ -70,6 +67,29 @@ class KeysOptions:
             ConfigError: the file cannot be read.
         """
         return str(self.database or read_toml(self.config).get("database", DATABASE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateOptions(KeysOptions):
+    """Options of `instantrt keys create`."""
+
+    name: str
+    credits: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevokeOptions(KeysOptions):
+    """Options of `instantrt keys revoke`."""
+
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrantOptions(KeysOptions):
+    """Options of `instantrt keys grant`."""
+
+    key: str
+    credits: int
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,12 +14,12 @@ from instantrt.cli.command import ExitStatus, print_json
 from instantrt_serve.accounts import keys
 from instantrt_serve.accounts.database import Database
 from instantrt_serve.accounts.keys import Key
-from instantrt_serve.options import KeysOptions
+from instantrt_serve.options import CreateOptions, GrantOptions, KeysOptions, RevokeOptions
 
 Result = TypeVar("Result")
 
 
-def run_create(options: KeysOptions) -> ExitStatus:
+def run_create(options: CreateOptions) -> ExitStatus:
     """Make a key. Its text is shown now and never again.
 
     Raises:
@@ -49,7 +49,7 @@ def run_list(options: KeysOptions) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def run_revoke(options: KeysOptions) -> ExitStatus:
+def run_revoke(options: RevokeOptions) -> ExitStatus:
     """Take no more requests with a key.
 
     Raises:
@@ -59,7 +59,7 @@ def run_revoke(options: KeysOptions) -> ExitStatus:
     return _show(options, _in_database(options, lambda connection: keys.revoke_key(connection, options.key)))
 
 
-def run_grant(options: KeysOptions) -> ExitStatus:
+def run_grant(options: GrantOptions) -> ExitStatus:
     """Add credits to a key.
 
     Raises:

@@ -16,7 +16,7 @@ from doubles.faults import FAULTS, KILL, faulty_disk, killed_at, operations
 from instantrt.bundle import Bundle, FileRecord
 from instantrt.errors import OutputError
 from instantrt.plan import PlanError, new_plan_path, open_plan, plan_path
-from instantrt_engines.build import Building, BuildRequest, BuildResult, build_plans
+from instantrt_engines.build import BuildRequest, BuildResult, TensorRTBuilding, build_plans
 from instantrt_engines.builder import Measured
 
 TARGET = "tensorrt-rtx"
@@ -29,12 +29,12 @@ def content(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the next plan will hold, as the only element."""
     text = ["old"]
 
-    def compile_(self: Building, model: object, onnx_path: Path, out: Path) -> Measured:
+    def compile_(self: TensorRTBuilding, model: object, onnx_path: Path, out: Path) -> Measured:
         with out.open("w") as file:
             file.write(text[0])
         return Measured(FileRecord.of(out), 1, (1,), 1, 0.0)
 
-    monkeypatch.setattr(Building, "_compile", compile_)
+    monkeypatch.setattr(TensorRTBuilding, "_compile", compile_)
     return text
 
 

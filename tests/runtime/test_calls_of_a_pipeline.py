@@ -74,7 +74,7 @@ def test_more_threads_than_cpus_are_capped_with_a_warning_in_every_result(
     nano_bundle: Path, request_4: GenerateRequest
 ) -> None:
     with InstantID.load(nano_bundle, threads=1000) as pipeline:
-        assert pipeline._target._session_options().intra_op_num_threads == usable_cpus()  # type: ignore[attr-defined]
+        assert pipeline._target._threads == usable_cpus()  # type: ignore[attr-defined]
         warnings = [pipeline.run(request_4).warnings for _ in range(2)]
     assert warnings[0] == warnings[1]
     assert warnings[0][0].startswith(f"{usable_cpus()} threads instead of 1000")

@@ -45,7 +45,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Command[Any]], None]:
 
 def test_the_commands_of_all_packages_are_found_in_the_order_in_which_they_are_used() -> None:
     names = [command.name for command in load_commands()]
-    assert names == ["export", "build", "inspect", "generate", "bench", "doctor"]
+    assert names == ["export", "build", "inspect", "generate", "serve", "keys", "bench", "doctor"]
 
 
 @pytest.mark.parametrize("module", sorted({entry.module for entry in entry_points(group=ENTRY_POINTS)}))

@@ -88,7 +88,7 @@ def test_another_checkpoint_or_version_has_a_bundle_of_its_own(tmp_path, monkeyp
     first = bundle.cached_bundle(tmp_path)
     monkeypatch.setattr(bundle, "checkpoint_digest", lambda folder: "0" * 64)
     second = bundle.cached_bundle(tmp_path)
-    monkeypatch.setattr(bundle, "version", lambda name: "99")
+    monkeypatch.setattr(bundle, "__version__", "99")
     assert len({first, second, bundle.cached_bundle(tmp_path)}) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from email import message_from_bytes
 from email.policy import HTTP
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 
 from instantrt.request import RANGES, GenerateRequest
 from instantrt_serve.errors import PROBLEMS
-from instantrt_serve.messages import Failed
+from instantrt_serve.messages import Failed, Ready
 from instantrt_serve.schema import PictureRequest
-from instantrt_serve.worker_client import Load, WorkerState
+from instantrt_serve.worker_client import WorkerState
 from serve.conftest import CREDITS, PHOTO, PHOTO_TEXT, Serve
-from serve.fake_worker import FakeWorker, picture_of
+from serve.fake_worker import READY, FakeWorker, picture_of
 
 pytestmark = pytest.mark.anyio
 
@@ -270,7 +271,7 @@ async def test_a_failure_is_refunded_and_says_nothing_of_the_server(code: str, s
 
 async def test_a_bug_is_an_answer_without_a_trace(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serve() as client:
-        monkeypatch.setattr(client.service.dispatch, "check_room", lambda: 1 / 0)
+        monkeypatch.setattr(client.service.dispatch, "check_room", lambda _: 1 / 0)
         answer = await client.make()
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     assert "ZeroDivision" not in answer.text
@@ -332,27 +333,31 @@ async def test_while_starting_and_stopping_nothing_is_taken(serve: Serve) -> Non
     assert starting.headers["retry-after"]
 
 
+def measured(call_ms: float) -> Ready:
+    """A worker whose network call takes so long."""
+    return replace(READY, call_ms={"64x64/2": call_ms}, slots=1, fixed_ms=0.0)
+
+
 async def test_a_full_queue_says_when_to_come_again(serve: Serve) -> None:
     gate = asyncio.Event()
-    async with serve(FakeWorker(gate=gate), max_waiting=2) as client:
+    async with serve(FakeWorker(gate=gate, ready=measured(500.0)), max_waiting=4) as client:
         accepted = [asyncio.create_task(client.make(seed=number)) for number in range(2)]
         while len(client.worker.seen) < 2:
             await asyncio.sleep(0)
-        client.worker.load = Load(waiting=2, active=0, backlog_ms=9000)
         refused = await client.make()
         gate.set()
         assert [(await answer).status_code for answer in accepted] == [200, 200]
-        client.worker.load = Load()
         assert (await client.make()).status_code == 200
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-    assert refused.headers["retry-after"] == "5"
+    assert refused.headers["retry-after"] == "5"  # one of two jobs of 10 calls
     assert refused.headers["x-remaining-credits"] == str(CREDITS - 2)
 
 
 async def test_work_that_would_be_late_is_not_taken(serve: Serve) -> None:
-    async with serve(FakeWorker(load=Load(1, 1, backlog_ms=130_000)), timeout_s=100) as client:
+    async with serve(FakeWorker(ready=measured(20_000.0)), timeout_s=100) as client:
         answer = await client.make()
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "130")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "130")  # of 200 s, 70 s are for it
+    assert "would not be ready in time" in answer.json()["error"]["message"]
 
 
 async def test_memory_for_bodies_is_bounded(serve: Serve) -> None:
