@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from dataclasses import replace
 from email import message_from_bytes
 from email.policy import HTTP
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from instantrt.request import RANGES, GenerateRequest
 from instantrt_serve.errors import PROBLEMS

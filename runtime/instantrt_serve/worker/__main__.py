@@ -6,10 +6,11 @@ import argparse
 import os
 import signal
 import sys
-from importlib.metadata import version
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
+
+NICENESS = 5  # the API process comes first where both want a core: what it does is short, and somebody waits for it
 
 
 def take_stdout() -> BinaryIO:
@@ -22,8 +23,11 @@ def take_stdout() -> BinaryIO:
 def main(arguments: list[str] | None = None) -> int:
     """Load, measure, serve; the exit status."""
     sink = take_stdout()
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     from instantrt.engine import TargetOptions
     from instantrt.errors import InstantRTError
+    from instantrt.version import __version__
     from instantrt_serve.messages import Stop
     from instantrt_serve.worker.connection import Connection
     from instantrt_serve.worker.log import log, log_bug
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         target_options = TargetOptions(options.threads, options.device, None, options.runtime_cache)
         with PictureMaker(options.bundle, options.target, target_options) as maker:
             measured = measure(maker, options.slots, options.lanes)
-            facts = Facts(options.model or options.bundle.resolve().name, version("instantrt"))
+            facts = Facts(options.model or options.bundle.resolve().name, __version__)
             serve(maker, measured, connection, facts)
     except InstantRTError as error:
         log("failed", code=error.code, what=error.what, found=error.found, hint=error.hint)
