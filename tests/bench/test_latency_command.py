@@ -291,7 +291,7 @@ def test_the_runtimes_worker_needs_no_torch() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300, func_only=True)
 def test_the_real_systems_agree_and_are_timed(nano_bundle: Path, nano_checkpoint: Path, tmp_path: Path) -> None:
     scenarios, out = tmp_path / "set.json", tmp_path / "latency.json"
     scenarios.write_text('{"scenarios": [{"steps": 4, "width": 64, "height": 64, "samples": 2}]}')

@@ -156,7 +156,7 @@ def test_the_whole_run_at_a_small_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", ["small", pytest.param("sdxl", marks=pytest.mark.timeout(3600))])
+@pytest.mark.parametrize("scale", ["small", pytest.param("sdxl", marks=pytest.mark.timeout(3600, func_only=True))])
 def test_one_step_in_onnx_runtime_is_torchs(scale: str, tmp_path: Path) -> None:
     report = compare_step(SCALES[scale], tmp_path, 256, 0)
     print(report)

@@ -35,7 +35,7 @@ CALLS: dict[str, Callable[[InstantID, GenerateRequest], Any]] = {
 }
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("callback", ["progress", "cancelled"])
 def test_a_call_from_a_requests_own_callback_is_an_error_instead_of_a_hang(
@@ -52,7 +52,7 @@ def test_a_call_from_a_requests_own_callback_is_an_error_instead_of_a_hang(
     np.testing.assert_array_equal(before.pixels, pipeline.run(request_4).pixels)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(60, func_only=True)
 def test_a_call_from_another_thread_waits_and_is_answered(pipeline: InstantID, request_4: GenerateRequest) -> None:
     answers: list[np.ndarray] = []
     thread = Thread(target=lambda: answers.append(pipeline.run(request_4).pixels))
