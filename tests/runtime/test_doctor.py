@@ -51,7 +51,8 @@ def test_the_gpu_build_of_onnxruntime_serves_the_cpu_too(monkeypatch: pytest.Mon
         return "1.31.1"
 
     monkeypatch.setattr(doctor, "version", version)
-    by_target = {a.target: doctor.examine(a, no_gpu="the driver sees none") for a in doctor.ABILITIES if a.target}
+    machine = doctor.Machine("0", "3.11", "Linux", 1, None, (), "the driver sees none")
+    by_target = {a.target: doctor.examine(a, machine) for a in doctor.ABILITIES if a.target}
     assert by_target["onnxruntime"].ready
     assert by_target["onnxruntime"].found == {"onnxruntime-gpu": "1.31.1"}
     assert by_target["onnxruntime-cuda"].missing == ("an NVIDIA GPU with its driver (the driver sees none)",)
