@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,6 +168,16 @@ def cuda_double() -> Iterator[CudaDouble]:
     double.reset()
 
 
+@contextmanager
+def _nothing_left(cuda: CudaDouble) -> Iterator[None]:
+    """Afterwards no rule may have been broken, and nothing may be left on the device."""
+    before = cuda.live()
+    yield
+    assert cuda.broken_rules() == []
+    gc.collect()
+    assert cuda.live() == before
+
+
 @pytest.fixture
 def cuda_device() -> Iterator[CudaDevice]:
     """A GPU, or the stand-in, which then checks that no rule was broken and nothing is left; skipped without either."""
@@ -176,17 +186,14 @@ def cuda_device() -> Iterator[CudaDevice]:
     from instantrt.errors import DeviceError
 
     double = CudaDouble.loaded()
-    before = double.live() if double else None
-    try:
-        device = CudaDevice()
-    except DeviceError as error:
-        pytest.skip(f"needs an NVIDIA GPU: {error}")
-    with device:
-        yield device
+    with nullcontext() if double is None else _nothing_left(double):
+        try:
+            device = CudaDevice()
+        except DeviceError as error:
+            pytest.skip(f"needs an NVIDIA GPU: {error}")
+        with device:
+            yield device
     if double:
-        assert double.broken_rules() == []
-        gc.collect()
-        assert double.live() == before
         double.reset()
 
 
@@ -251,15 +258,12 @@ def tensorrt_double(
     from doubles.tensorrt_double import TensorRTDouble
     from instantrt.bundle import Bundle
 
-    before = cuda_double.live()
-    double = TensorRTDouble(tensorrt_rtx_bindings, cuda_double)
-    double.know(Bundle.open(planned_bundle), "tensorrt-rtx")
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", double.module)
-    yield double
-    assert double.violations == []
-    assert cuda_double.broken_rules() == []
-    gc.collect()
-    assert cuda_double.live() == before
+    with _nothing_left(cuda_double):
+        double = TensorRTDouble(tensorrt_rtx_bindings, cuda_double)
+        double.know(Bundle.open(planned_bundle), "tensorrt-rtx")
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", double.module)
+        yield double
+        assert double.violations == []
 
 
 @pytest.fixture
@@ -269,14 +273,11 @@ def onnxruntime_cuda_double(
     """A double of onnxruntime-gpu in the place of onnxruntime. Afterwards nothing may be left on the device."""
     from doubles.onnxruntime_cuda_double import OnnxRuntimeCudaDouble
 
-    before = cuda_double.live()
-    double = OnnxRuntimeCudaDouble(cuda_double)
-    monkeypatch.setitem(sys.modules, "onnxruntime", double.module)
-    yield double
-    assert double.violations == []
-    assert cuda_double.broken_rules() == []
-    gc.collect()
-    assert cuda_double.live() == before
+    with _nothing_left(cuda_double):
+        double = OnnxRuntimeCudaDouble(cuda_double)
+        monkeypatch.setitem(sys.modules, "onnxruntime", double.module)
+        yield double
+        assert double.violations == []
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def build_support_of(target: str) -> BuildSupport:
 
 
 @dataclass(frozen=True)
-class Building:
+class Building(ABC):
     """One network on its way to a valid plan, whichever target makes it."""
 
     bundle: Bundle
@@ -170,9 +171,9 @@ class Building:
     wanted: PlanIdentity
     progress: BuildProgress
 
+    @abstractmethod
     def make(self, partial: Path) -> Measured:
         """Write the plan to a file that lies beside its final place."""
-        raise NotImplementedError
 
     def ensure(self) -> BuildResult:
         """The valid plan that is there, or a new one. Waits while another process builds the same network."""

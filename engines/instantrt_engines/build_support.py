@@ -148,7 +148,7 @@ class BuildSupport:
             DeviceError: that is the GPU of this machine, and there is none.
         """
         if options.compute:
-            return tuple(sorted(options.compute, key=lambda c: tuple(int(part) for part in c.split("."))))
+            return tuple(sorted(options.compute, key=numbers))
         if options.hardware_compatibility == "ampere_plus":
             return ("8.0+",)
         return self.default_compute or (self._gpu_here().compute_capability,)

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 Types = Mapping[str, onnx.TypeProto.Tensor]
 
 
-def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False, shared_query: bool = True) -> int:
+def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False, shared_query: bool = False) -> int:
     """Replaces Attention nodes of ``model`` by the nodes that they stand for, in place.
 
     Understands what the export writes: q, k and v of [batch, tokens, heads * width] with the number of heads as an
@@ -37,7 +37,7 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False, sha
     Args:
         model: external weights need not be loaded.
         everywhere: all of them, not only those that TensorRT would not compile.
-        shared_query: also all but one of those that share a query.
+        shared_query: whether TensorRT takes several that share a query; if not, all but one of them too.
 
     Returns:
         how many were replaced.
@@ -55,19 +55,23 @@ def decompose_attention(model: onnx.ModelProto, *, everywhere: bool = False, sha
         for n in attentions
         if everywhere or is_masked(n) or (_is(n.input[0], types, TensorProto.FLOAT) and n.input[0] not in widened)
     }
-    if shared_query:
+    if not shared_query:
         chosen |= _sharing_a_query(attentions, types)
-    decompose_attentions(model, chosen)
+    decompose_attentions(model, chosen, types)
     return len(chosen)
 
 
-def decompose_attentions(model: onnx.ModelProto, chosen: Container[str]) -> None:
+def decompose_attentions(model: onnx.ModelProto, chosen: Container[str], types: Types) -> None:
     """Replaces the Attention nodes with these outputs by the nodes that they stand for, in place.
+
+    Args:
+        model: external weights need not be loaded.
+        chosen: outputs of Attention nodes.
+        types: of the model's values, see :func:`tensor_types`.
 
     Raises:
         ValueError: as :func:`decompose_attention`.
     """
-    types = tensor_types(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes.extend(_decomposed(model.graph, node, types) if node.output[0] in chosen else [node])
@@ -106,7 +110,7 @@ def _sharing_a_query(attentions: list[onnx.NodeProto], types: Types) -> set[str]
     """Outputs of those that share query and scale with one that has more keys."""
     by_query: dict[tuple[str, float | None], list[onnx.NodeProto]] = defaultdict(list)
     for node in attentions:
-        by_query[node.input[0], _attributes(node).get("scale")].append(node)
+        by_query[node.input[0], attributes_of(node).get("scale")].append(node)
     shared = set()
     for sharing in by_query.values():
         fewest_first = sorted(sharing, key=lambda node: _axis(types, node.input[1], -2))
@@ -114,7 +118,8 @@ def _sharing_a_query(attentions: list[onnx.NodeProto], types: Types) -> set[str]
     return shared
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -126,7 +131,7 @@ def _axis(types: Types, name: str, axis: int) -> int:
 
 def _decomposed(graph: onnx.GraphProto, node: onnx.NodeProto, types: Types) -> list[onnx.NodeProto]:
     """softmax(q k^T * scale + mask) v for each head."""
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     heads, last_axis = int(attributes.get("q_num_heads", 0)), _axis(types, node.input[0], -1)
     if (
         len(node.output) > 1

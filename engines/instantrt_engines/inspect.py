@@ -172,7 +172,7 @@ class BundleReport:
             )
         if len(memory.streamable) < len(self.networks):
             build = self._build_command(" --weight-streaming")
-            if memory.needed_bytes("streaming") - self._unstreamable_bytes(memory) <= fit.vram_bytes:
+            if memory.arena_bytes + memory.kept_bytes + RESERVE_BYTES <= fit.vram_bytes:
                 remedies.append(f"stream weights: {build}, then load the bundle with `--residency streaming`")
         largest = [most for n in self.networks if n.plan is not None for most in _largest_sizes(n.plan)]
         if any(symbol == "B" and size > 1 for symbol, size in largest):
@@ -181,10 +181,6 @@ class BundleReport:
         if any(size > smallest.get(symbol, size) for symbol, size in largest):
             remedies.append(f"build plans for smaller pictures: {self._build_command(' --sizes WxH')}")
         return tuple(remedies)
-
-    @staticmethod
-    def _unstreamable_bytes(memory: DeviceMemory) -> int:
-        return sum(memory.weights.values()) - sum(memory.streamable)
 
     def _build_command(self, options: str) -> str:
         return f"`instantrt build {self.bundle.folder} --target {self.target or 'tensorrt-rtx'}{options}`"

@@ -37,7 +37,7 @@ def prepare(
     cast_pixels_first(prepared.graph)
     if fold:
         prepared = fold_shapes(prepared)
-    decompose_attention(prepared, everywhere=not attention_operator, shared_query=not shared_query)
+    decompose_attention(prepared, everywhere=not attention_operator, shared_query=shared_query)
     return prepared
 
 

@@ -79,7 +79,7 @@ def _readers(checkpoint: Checkpoint, precision: Precision, problems: list[str]) 
         readers[name] = lambda c=component, most=most: _component_digest(c, most, problems)  # type: ignore[misc]
     for folder in (checkpoint.tokenizer_dir, checkpoint.tokenizer_2_dir):
         readers[folder.name] = lambda folder=folder: _tokenizer_digest(folder)  # type: ignore[misc]
-    readers["adapter"] = lambda: digest_of(checked(checkpoint.adapter.tensors(), limit, problems))
+    readers["adapter"] = lambda: _digest(_checked(checkpoint.adapter.tensors(), limit, problems))
     readers["face_detector"] = lambda: _detector_digest(checkpoint, problems)
     readers["face_encoder"] = lambda: _encoder_digest(checkpoint, problems)
     return readers
@@ -87,10 +87,10 @@ def _readers(checkpoint: Checkpoint, precision: Precision, problems: list[str]) 
 
 def _component_digest(component: Component, limit: float, problems: list[str]) -> str:
     config = {key: value for key, value in component.file_config.items() if key not in LIBRARY_KEYS}
-    return digest_of(checked(component.files.tensors(), limit, problems), json.dumps(config, sort_keys=True))
+    return _digest(_checked(component.files.tensors(), limit, problems), json.dumps(config, sort_keys=True))
 
 
-def checked(tensors: Iterable[Named], limit: float, problems: list[str]) -> Iterator[Named]:
+def _checked(tensors: Iterable[Named], limit: float, problems: list[str]) -> Iterator[Named]:
     """The tensors; what is wrong with their numbers goes to ``problems``."""
     for name, path, tensor in tensors:
         if tensor.numel() and tensor.is_floating_point():
@@ -104,7 +104,7 @@ def checked(tensors: Iterable[Named], limit: float, problems: list[str]) -> Iter
         yield name, path, tensor
 
 
-def digest_of(tensors: Iterable[Named], text: str = "") -> str:
+def _digest(tensors: Iterable[Named], text: str = "") -> str:
     """The SHA-256 of a text and of names, dtypes, shapes and numbers of tensors, in their order."""
     digest = hashlib.sha256(text.encode())
     for name, _, tensor in tensors:

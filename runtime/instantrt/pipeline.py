@@ -94,7 +94,7 @@ class InstantID:
     def __init__(self, bundle: Bundle, target: Target, *, eager: bool = False) -> None:
         self.bundle = bundle
         self._target = target
-        self._eager = eager or target.residency == "streaming"  # copying weights cannot be captured
+        self._eager = eager
         self._staged = target.residency == "staged"
         self._turns = Turns("the pipeline")
         self._loops: BoundedCache[LoopShape, DenoiseLoop] = BoundedCache(MAX_LOOPS, DenoiseLoop.close)

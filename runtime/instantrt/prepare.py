@@ -58,7 +58,7 @@ def check_request(request: GenerateRequest, bundle: Bundle) -> None:
         RequestError: a size that the bundle does not have.
         BundleError: a sampler that cannot be made from its scheduler config.
     """
-    _picture_size(request, bundle.manifest.sizes)
+    picture_size(request, bundle.manifest.sizes)
     request_table(request, bundle.scheduler)
 
 
@@ -117,7 +117,7 @@ class Preparation:
             RequestError: a size that the bundle does not have.
             PhotoError: a photo is unreadable or shows no face.
         """
-        _picture_size(request, self._sizes)
+        picture_size(request, self._sizes)
         with stage("photo"):
             photo = decode_photo(request.face)
             pose = None if request.pose is None else decode_photo(request.pose)
@@ -127,7 +127,7 @@ class Preparation:
         self, request: GenerateRequest, photo: DecodedPhoto, pose: DecodedPhoto | None, stage: StageTimer
     ) -> Prepared:
         """:meth:`prepare` with the request's photos decoded elsewhere, which takes no network."""
-        width, height = _picture_size(request, self._sizes)
+        width, height = picture_size(request, self._sizes)
         prompt, negative_prompt = apply_style(request.style, request.prompt, request.negative_prompt)
         with stage("face"):
             identity = identity_from_photos(self.faces, photo, pose, width, height)
@@ -152,7 +152,12 @@ class Preparation:
         self.close()
 
 
-def _picture_size(request: GenerateRequest, sizes: PictureSizes) -> tuple[int, int]:
+def picture_size(request: GenerateRequest, sizes: PictureSizes) -> tuple[int, int]:
+    """Width and height of a request's pictures.
+
+    Raises:
+        RequestError: the bundle does not have that size.
+    """
     width, height = sizes.default
     if request.width is not None and request.height is not None:
         width, height = request.width, request.height

@@ -31,7 +31,6 @@ class StageClock:
     def restart(self) -> None:
         """Forget the stages so far."""
         self._stages.clear()
-        self._open.clear()
         self._used = 0
 
     @contextmanager

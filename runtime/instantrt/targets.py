@@ -54,9 +54,10 @@ def check_target(name: str, options: TargetOptions) -> None:
     """
     if not isinstance(name, str) or name not in TARGETS:
         raise RequestError("unknown target", found=shown(name), hint=f"use one of: {', '.join(TARGETS)}")
-    options.check(name, OPTIONS[name])
     if name == OnnxRuntimeTarget.name:
         OnnxRuntimeTarget.check(options)
+    else:
+        options.check(name, OPTIONS[name])
 
 
 def open_target(name: str, bundle: Bundle, options: TargetOptions) -> Target:

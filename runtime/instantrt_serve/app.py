@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from instantrt.errors import InstantRTError
+from instantrt.version import __version__
 from instantrt_serve import site, v1, v2
 from instantrt_serve.config import ServeConfig
 from instantrt_serve.envelope import Envelope, error_response, note_of
@@ -54,7 +54,7 @@ def create_app(config: ServeConfig, worker: WorkerClient, traces: Traces | None 
     about = "Pictures of a person from one photo and a prompt."
     app = FastAPI(
         title="InstantRT",
-        version=version("instantrt"),
+        version=__version__,
         description=about,
         lifespan=lifespan,
         docs_url=None,

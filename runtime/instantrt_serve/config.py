@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from instantrt.plain import shown
-from instantrt_serve.options import ConfigError, check_host, read_toml
+from instantrt_serve.options import DATABASE, ConfigError, check_host, read_toml
 
 
 class ServeConfig(BaseModel):
@@ -19,7 +19,7 @@ class ServeConfig(BaseModel):
     host: str = Field("127.0.0.1", description="address to listen at")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen at; 0 takes a free one")
     no_keys: bool = Field(False, description="take requests without keys; only on a loopback address")
-    database: str = Field("sqlite:///instantrt-serve.db", description="keys, credits and jobs, as SQLAlchemy writes it")
+    database: str = Field(DATABASE, description="keys, credits and jobs, as SQLAlchemy writes it")
     instance: str = Field("main", pattern=r"^[\w.-]{1,64}$", description="names this server among those of a database")
 
     target: str = Field("onnxruntime", description="what executes the networks")

@@ -12,8 +12,8 @@ from typing import Any, cast
 from instantrt.errors import InstantRTError
 from instantrt_serve.admission import Accepted, AdmissionLimits, OpenWork, admit
 from instantrt_serve.config import ServeConfig
-from instantrt_serve.errors import ApiError, error_of_failure
-from instantrt_serve.estimate import Work, job_ms
+from instantrt_serve.errors import ApiError, api_error
+from instantrt_serve.estimate import expected_ms
 from instantrt_serve.messages import Done, Event, Failed, Progress, Submit
 from instantrt_serve.metrics import Metrics
 from instantrt_serve.tracing import Traces
@@ -80,6 +80,7 @@ class Dispatch:
 
     def __init__(self, config: ServeConfig, worker: WorkerClient, metrics: Metrics, traces: Traces) -> None:
         self._config, self.worker, self._metrics, self._traces = config, worker, metrics, traces
+        self._limits = AdmissionLimits(config.max_waiting, config.max_photo_bytes)
         self.stopping = asyncio.Event()
         self._jobs: dict[str, OpenJob] = {}
 
@@ -93,9 +94,8 @@ class Dispatch:
 
     def check_room(self, work: OpenWork) -> None:
         """Raise :class:`ApiError`, with a time to wait, if a job has no place in line, or none that is soon enough."""
-        limits = AdmissionLimits(self._config.max_waiting, self._config.max_photo_bytes)
         queue = [left for job in self._jobs.values() if (left := job.left) is not None]
-        answer = admit(work, queue, limits, self._config.timeout_s)
+        answer = admit(work, queue, self._limits, self._config.timeout_s)
         if isinstance(answer, Accepted):
             return
         what, found = REFUSALS[answer.reason], f"{len(queue)} open, {sum(w.left_ms for w in queue) / 1e3:.1f} s of work"
@@ -125,13 +125,10 @@ class Dispatch:
 
     def leave(self, job: str) -> None:
         """A job has ended, one way or the other."""
-        self._jobs.pop(job).tell()
-        self._tell_waiting()
-
-    @property
-    def waiting(self) -> int:
-        """Jobs that have not begun, and have a place with the worker."""
-        return sum(job.waits and job.work is not None for job in self._jobs.values())
+        left = self._jobs.pop(job)
+        left.tell()
+        if left.waits:
+            self._tell_waiting()
 
     def find(self, job: str) -> OpenJob | None:
         """An open job."""
@@ -152,7 +149,7 @@ class Dispatch:
             WorkerLostError: the worker died or hung.
         """
         job, began = self._jobs[work.job], time.perf_counter()
-        job.work = self._work_of(work)
+        job.work = job.work or self._work_of(work)
         about: dict[str, Any] = {"job": work.job, "key": work.account, "steps": work.fields["steps"]}
         try:
             done = await self._follow(work, job)
@@ -168,10 +165,7 @@ class Dispatch:
         """What a job asks of the device, by what the worker measured when it started."""
         photo_bytes = len(work.face) + len(work.pose or b"")
         ready = self.worker.ready
-        if ready is None:
-            return OpenWork(work.account, 0.0, photo_bytes)
-        asked = Work.of_fields(work.fields, ready.sizes["default"])
-        return OpenWork(work.account, job_ms(asked, ready.call_ms, ready.slots, ready.fixed_ms), photo_bytes)
+        return OpenWork(work.account, 0.0 if ready is None else expected_ms(work.fields, ready), photo_bytes)
 
     async def _follow(self, work: Submit, job: OpenJob) -> Done:
         # Implementations are generators; closing one is how a job is cancelled.
@@ -189,7 +183,7 @@ class Dispatch:
                         return event
                     case Failed():
                         self._metrics.note_failed(event.code)
-                        raise error_of_failure(event)
+                        raise api_error(event)
         raise RuntimeError("a job's events ended without Done or Failed")
 
     def _tell_waiting(self) -> None:

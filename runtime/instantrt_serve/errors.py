@@ -101,20 +101,13 @@ def internal_error() -> ApiError:
     return ApiError("internal", "processing failed", hint="try again; if it stays, tell the operator the request id")
 
 
-def api_error(error: InstantRTError) -> ApiError:
-    """``error`` as a client may see it: texts about the server itself are kept back."""
+def api_error(error: InstantRTError | Failed) -> ApiError:
+    """``error``, of this process or of the worker, as a client may see it: texts about the server are kept back."""
     if isinstance(error, ApiError):
         return error
-    if error.code not in PROBLEMS:
+    if error.code not in PROBLEMS or PROBLEMS[error.code].status == 500:
         return internal_error()
     return ApiError(error.code, error.what, found=error.found, hint=error.hint)
-
-
-def error_of_failure(failed: Failed) -> ApiError:
-    """What the worker said of a job, as a client may see it."""
-    if failed.code not in PROBLEMS or PROBLEMS[failed.code].status == 500:
-        return internal_error()
-    return ApiError(failed.code, failed.what, found=failed.found, hint=failed.hint)
 
 
 def error_of_status(status: int) -> ApiError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from instantrt.request import GenerateRequest
+from instantrt_serve.messages import Ready
 
 TWO_CALLS_A_STEP = frozenset({"heun"})
 
@@ -69,6 +70,12 @@ def job_ms(work: Work, measured: Mapping[str, float], slots: int, fixed_ms: floa
     """Milliseconds of the device that a job takes when the slots of its lane are all in use."""
     one = call_ms(measured, work.width, work.height, work.guidance_batch) / slots
     return one * work.calls * work.pictures + fixed_ms
+
+
+def expected_ms(fields: Mapping[str, object], ready: Ready) -> float:
+    """:func:`job_ms` of a request's fields, by what a worker measured; fields that it will refuse count for little."""
+    asked = Work.of_fields(fields, ready.sizes["default"])
+    return job_ms(asked, ready.call_ms, ready.slots, ready.fixed_ms)
 
 
 def _elements(name: str) -> int:

@@ -22,7 +22,6 @@ from instantrt_serve.worker_client import WorkerLostError, WorkerState
 PAUSE_S = 0.2  # before what was refused is tried again
 SWEEP_S = 60.0
 PARALLEL = 32  # jobs given to the worker at once; the others wait here, and leave its queue to v1
-LATER = {"queue_full", "starting", "stopping"}  # refusals after which a job is tried again
 
 
 class Jobs:
@@ -84,14 +83,19 @@ class Jobs:
         """The files of a job that is done, by number."""
         return await self._database.arun(store.files_of, job.id) if job.state is JobState.DONE else {}
 
-    async def cancel(self, job: Job) -> None:
-        """Stop a job and give its price back; one that has ended stays as it is."""
+    async def cancel(self, job: Job) -> int | None:
+        """Stop a job and give its price back; one that has ended stays as it is.
+
+        Returns:
+            The key's credits; None if the job had ended.
+        """
         error = ApiError("cancelled", "the job was cancelled", hint="submit it again if you want it after all")
-        await self._end(job.id, JobState.CANCELLED, error.to_json(job.id)["error"], {})
+        left = await self._end(job.id, JobState.CANCELLED, error.to_json(job.id)["error"], {})
         task = self._tasks.get(job.id)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        return left
 
     def _begin(self, job: str) -> None:
         self._dispatch.enter(job)
@@ -124,7 +128,7 @@ class Jobs:
         except WorkerLostError as error:
             return await self._after_loss(begun[0], error)
         except InstantRTError as error:
-            return await self._after_failure(job, api_error(error))
+            return await self._fail(job, api_error(error))
         except Exception as error:  # a bug of ours; the job's client must not wait for ever
             log("bug", logging.ERROR, error, job=job)
             return await self._fail(job, internal_error())
@@ -137,9 +141,6 @@ class Jobs:
         if job.attempts < self._config.max_attempts:
             return False
         return await self._fail(job.id, api_error(error))  # it may be this job that ends them
-
-    async def _after_failure(self, job: str, error: ApiError) -> bool:
-        return False if error.code in LATER else await self._fail(job, error)
 
     async def _fail(self, job: str, error: ApiError) -> bool:
         await self._end_patiently(job, JobState.FAILED, error.to_json(job)["error"], {})
@@ -158,10 +159,13 @@ class Jobs:
             else:
                 return
 
-    async def _end(self, job: str, state: JobState, outcome: dict[str, Any], pictures: Mapping[str, bytes]) -> None:
+    async def _end(
+        self, job: str, state: JobState, outcome: dict[str, Any], pictures: Mapping[str, bytes]
+    ) -> int | None:
         expires_ms = now_ms() + round(self._config.keep_results_s * 1000)
-        await self._database.arun(store.end, job, state, outcome, pictures, expires_ms)
+        left = await self._database.arun(store.end, job, state, outcome, pictures, expires_ms)
         log("job ended", job=job, state=state, code=outcome.get("code"))
+        return left
 
     async def _sweep(self) -> None:
         while True:

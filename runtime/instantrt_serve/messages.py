@@ -55,21 +55,17 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
     Args:
         model: what the bundle calls itself.
-        version: of InstantRT.
         target: what executes the networks.
-        sizes: width and height by default, least and largest, in pixels.
+        sizes: width and height in pixels by name: ``default``, ``min`` and ``max``.
         slots: pictures that one lane denoises side by side.
-        lanes: batches that take turns on the device.
         call_ms: by "WIDTHxHEIGHT/GUIDANCE_BATCH", milliseconds of one network call of one lane, measured at start-up.
         fixed_ms: milliseconds of a request outside the loop, measured at start-up.
     """
 
     model: str
-    version: str
     target: str
     sizes: dict[str, tuple[int, int]]
     slots: int
-    lanes: int
     call_ms: dict[str, float]
     fixed_ms: float
 
@@ -81,7 +77,6 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
         waiting: jobs that have not begun.
         active: jobs in a lane.
         backlog_ms: how long the device has to work for all of them, as measured so far.
-        busy_ms: how long it has worked in all.
         received: jobs that have been sent to it in all, so that the sender knows which it has not counted yet.
         opens_lane: it is about to load networks for another lane, and will say nothing until that is done.
     """
@@ -89,7 +84,6 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     waiting: int
     active: int
     backlog_ms: float
-    busy_ms: float
     received: int = 0
     opens_lane: bool = False
 

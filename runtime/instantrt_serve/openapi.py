@@ -109,7 +109,7 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     """JSON, or the same fields as a form with the photos as files."""
     whole = model.model_json_schema()
     properties = whole["properties"] | {"face_image": PHOTO_FILE, "pose_image": PHOTO_FILE}
-    form = {**whole, "properties": properties, "title": f"{whole['title']}Form", "examples": []}
+    form = {**whole, "properties": properties, "title": f"{whole['title']}Form"}
     del form["examples"]
     content = {"application/json": {"schema": whole, "example": EXAMPLE}, "multipart/form-data": {"schema": form}}
     return {"required": True, "content": content}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
@@ -13,6 +14,7 @@ from instantrt.errors import RequestError
 from instantrt.plain import MAX_TEXT, shown
 from instantrt.request import MAX_SEED, RANDOM_SEED, RANGES, SAMPLER_NAMES, SIDE_MULTIPLE, GenerateRequest, check_known
 from instantrt_serve.errors import ApiError
+from instantrt_serve.messages import PictureFormat
 
 RUNTIME_NAMES = {"num_inference_steps": "steps"}
 """Fields of :class:`GenerateRequest` that are called otherwise in the API."""
@@ -102,7 +104,7 @@ class PictureRequest(BaseModel):
     control_guidance_end: float = _number("control_guidance_end", "extension: share of calls after which it stops")
     width: Whole | None = _number("width", "extension: picture width in pixels", multiple_of=SIDE_MULTIPLE)
     height: Whole | None = _number("height", "extension: picture height in pixels", multiple_of=SIDE_MULTIPLE)
-    format: Literal["jpeg", "png"] = Field("jpeg", description="extension: of the picture")
+    format: PictureFormat = Field("jpeg", description="extension: of the picture")
 
     def runtime_fields(self) -> dict[str, str | int | float | bool | None]:
         """Fields of :class:`GenerateRequest` but the photos, with a seed drawn if none was given.
@@ -133,6 +135,7 @@ class JobRequest(PictureRequest):
     )
 
 
+@cache
 def options() -> dict[str, Any]:
     """What the fields may be, for clients that show a form: presets, samplers, ranges and defaults."""
     properties = JobRequest.model_json_schema()["properties"]

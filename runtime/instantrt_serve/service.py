@@ -29,8 +29,6 @@ from instantrt_serve.worker_client import WorkerClient
 
 Result = TypeVar("Result")
 
-NO_KEYS_PRICE = 0
-
 
 @dataclass(frozen=True)
 class Service:
@@ -86,10 +84,14 @@ class Service:
         note.key, note.credits = key.id, key.credits
         return key
 
+    @property
+    def unit_price(self) -> int:
+        """Credits for a picture and each started ten steps; nothing without keys."""
+        return 0 if self.config.no_keys else self.config.price
+
     def price(self, fields: dict[str, Any]) -> int:
         """Credits that a request costs; nothing without keys."""
-        credits_ = NO_KEYS_PRICE if self.config.no_keys else self.config.price
-        return price(fields["samples"], fields["steps"], credits_)
+        return price(fields["samples"], fields["steps"], self.unit_price)
 
     def tags(self, request_id: str) -> dict[str, str]:
         """Written into each picture."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import logging
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
@@ -13,8 +13,9 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from instantrt_serve.estimate import Work, job_ms
+from instantrt_serve.estimate import expected_ms
 from instantrt_serve.frames import FrameError, decode_from_worker, frame, read_frame_async
+from instantrt_serve.logs import log
 from instantrt_serve.messages import (
     Beat,
     Cancel,
@@ -75,7 +76,7 @@ class Supervisor:
         self._command, self._options = list(command), options or SupervisorOptions()
         self._state = WorkerState.STARTING
         self._ready: Ready | None = None
-        self._beat = Beat(0, 0, 0.0, 0.0)
+        self._beat = Beat(0, 0, 0.0)
         self._restarts = 0
         self._jobs: dict[str, _OpenJob] = {}
         self._sent = self._named = 0
@@ -124,10 +125,11 @@ class Supervisor:
         """
         if self._state is not WorkerState.READY or self._process is None:
             raise _lost("the worker is not ready")
+        assert self._ready is not None
         self._sent += 1
         self._named += 1
         name = f"{work.job}#{self._named}"  # so that late news of a cancelled job are not taken for a later one's
-        job = self._jobs[name] = _OpenJob(self._sent, self._expected_ms(work))
+        job = self._jobs[name] = _OpenJob(self._sent, expected_ms(work.fields, self._ready))
         ended = False
         try:
             await self._send(replace(work, job=name))
@@ -173,7 +175,7 @@ class Supervisor:
 
     async def _live(self) -> bool:
         """One life of the process, from its start to its end; whether it was ready in between."""
-        self._beat, self._sent = Beat(0, 0, 0.0, 0.0), 0
+        self._beat, self._sent = Beat(0, 0, 0.0), 0
         self._heard_s = asyncio.get_running_loop().time()
         # A session of its own: Ctrl-C on a terminal is for the API process, which then drains this one.
         process = await asyncio.create_subprocess_exec(
@@ -193,7 +195,7 @@ class Supervisor:
             self._lose_jobs()
             status = await _ended(process)
             if not self._stopping:
-                _log("worker_lost", reason=reason, status=status)
+                log("worker_lost", logging.WARNING, reason=reason, status=status)
         return is_ready.is_set()
 
     async def _read(self, process: Process, is_ready: asyncio.Event) -> None:
@@ -222,7 +224,7 @@ class Supervisor:
             await asyncio.wait_for(is_ready.wait(), self._options.start_s)
             start_s = loop.time() - started_s
         except TimeoutError:
-            _log("worker_hung", while_starting=True)
+            log("worker_hung", logging.WARNING, while_starting=True)
             self._kill()
             return
         assert self._ready is not None
@@ -231,7 +233,7 @@ class Supervisor:
             await asyncio.sleep(hang_s / 8)
             limit_s = max(hang_s, 2 * start_s) if self._beat.opens_lane else hang_s
             strikes = strikes + 1 if loop.time() - self._heard_s > limit_s else 0
-        _log("worker_hung", while_starting=False)
+        log("worker_hung", logging.WARNING, while_starting=False)
         self._kill()
 
     async def _send(self, message: ToWorker) -> None:
@@ -258,12 +260,6 @@ class Supervisor:
             job.events.put_nowait(None)
         self._jobs.clear()
 
-    def _expected_ms(self, work: Submit) -> float:
-        """For the queue's length until the worker counts the job itself; nothing for fields that it will refuse."""
-        assert self._ready is not None
-        fields = Work.of_fields(work.fields, self._ready.sizes["default"])
-        return job_ms(fields, self._ready.call_ms, self._ready.slots, self._ready.fixed_ms)
-
 
 def _lost(what: str) -> WorkerLostError:
     return WorkerLostError(what, found="no answer for this job", hint="send the same request again in a few seconds")
@@ -279,7 +275,3 @@ async def _ended(process: Process) -> int:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         return await process.wait()
-
-
-def _log(event: str, **facts: str | int | bool) -> None:
-    sys.stderr.write(json.dumps({"part": "supervisor", "event": event, **facts}) + "\n")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from instantrt.errors import MissingExtraError
+from instantrt.version import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -64,4 +64,4 @@ def traces_to(endpoint: str | None) -> Traces:
         raise MissingExtraError("Sending traces", "tracing", str(error)) from error
     provider = TracerProvider(resource=Resource({"service.name": "instantrt"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
-    return Traces(provider.get_tracer("instantrt_serve", version("instantrt")))
+    return Traces(provider.get_tracer("instantrt_serve", __version__))

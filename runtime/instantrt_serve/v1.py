@@ -89,7 +89,7 @@ def answer(form: PictureRequest, done: Done, service: Service) -> Response:
     """The pictures in the form that was asked for."""
     media_type, headers = MEDIA_TYPES[form.format], headers_of(done, service)
     if form.base64:
-        texts = [base64.b64encode(picture).decode() for picture in done.pictures]
+        texts = base64_texts(done.pictures)
         one = form.samples == 1
         return PlainTextResponse(texts[0], headers=headers) if one else JSONResponse(texts, headers=headers)
     if form.samples == 1:
@@ -104,6 +104,11 @@ def answer(form: PictureRequest, done: Done, service: Service) -> Response:
     )
     whole = body + f"--{boundary}--\r\n".encode()
     return Response(whole, headers=headers, media_type=f"multipart/mixed; boundary={boundary}")
+
+
+def base64_texts(pictures: list[bytes]) -> list[str]:
+    """The files as JSON and text can hold them."""
+    return [base64.b64encode(picture).decode() for picture in pictures]
 
 
 def headers_of(done: Done, service: Service) -> dict[str, str]:

@@ -7,7 +7,9 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any
 
 from fastapi import APIRouter
@@ -26,7 +28,7 @@ from instantrt_serve.jobs import new_job_id
 from instantrt_serve.openapi import EVENTS, IDEMPOTENCY_PATTERN, JOB, OPTIONS, PICTURE, SUBMIT
 from instantrt_serve.schema import JobRequest
 from instantrt_serve.service import Service, service_of
-from instantrt_serve.v1 import MEDIA_TYPES
+from instantrt_serve.v1 import MEDIA_TYPES, base64_texts
 
 router = APIRouter()
 ADDRESS = "/v2/instantid"
@@ -75,9 +77,10 @@ async def picture(request: Request, job: str, number: int) -> Response:
 async def cancel(request: Request, job: str) -> Response:
     """Cancel a job; its price is given back. One that has ended stays as it is."""
     service, found = await _found(request, job)
-    await service.jobs.cancel(found)
+    left = await service.jobs.cancel(found)
+    if left is not None:
+        note_of(request.scope).credits = left
     found = await service.jobs.find(job, found.key)
-    await service.authenticate(request)  # for the credits that it has now
     return JSONResponse(await _view(service, found))
 
 
@@ -96,8 +99,7 @@ async def options(request: Request) -> Response:
     about: dict[str, Any] = (
         {"sizes": {}, "model": None} if ready is None else {"sizes": ready.sizes, "model": ready.model}
     )
-    price = 0 if service.config.no_keys else service.config.price
-    return JSONResponse({**schema.options(), **about, "keys": not service.config.no_keys, "price": price})
+    return JSONResponse({**schema.options(), **about, "keys": not service.config.no_keys, "price": service.unit_price})
 
 
 async def _found(request: Request, job: str) -> tuple[Service, Job]:
@@ -135,7 +137,7 @@ async def _result(service: Service, job: Job, outcome: dict[str, Any]) -> dict[s
     pictures = await service.jobs.pictures(job) if outcome["base64"] else {}
     kept = {name: outcome[name] for name in ("seed", "width", "height", "warnings")}
     addresses = [f"{ADDRESS}/{job.id}/pictures/{number}" for number in range(outcome["pictures"])]
-    texts = [base64.b64encode(data).decode() for data in pictures.values()]
+    texts = await beside(sum(map(len, pictures.values())), base64_texts, list(pictures.values()))
     seconds = sum(outcome["stages_ms"].values()) / 1000
     return {
         "result": {**kept, "media_type": MEDIA_TYPES[outcome["format"]], "pictures": addresses, "base64": texts},
@@ -150,10 +152,12 @@ async def _result(service: Service, job: Job, outcome: dict[str, Any]) -> dict[s
 async def _events(service: Service, job: Job) -> AsyncIterator[bytes]:
     """A slow listener misses steps between, and nothing is kept for it."""
     sent = shown = None
+    looked_s = -inf
     while True:
         open_ = service.dispatch.find(job.id)
         changed = None if open_ is None else open_.changed
-        job = await service.jobs.find(job.id, job.key)
+        if open_ is None or time.monotonic() - looked_s >= ELSEWHERE_S:  # another server may have cancelled it
+            job, looked_s = await service.jobs.find(job.id, job.key), time.monotonic()
         view = await _view(service, job)
         if job.state is not JobState.QUEUED:
             yield _event(str(job.state), view)

@@ -93,7 +93,7 @@ class CudaSession:
         if set(provider) - KNOWN_OPTIONS or provider["device_id"] != "0":
             double.violations.append(f"options that the provider does not know: {provider}")
         options.intra_op_num_threads = 1
-        double.no_fallback.append(NO_FALLBACK in _entries(options))
+        double.no_fallback.append(_forbids_fallback(options))
         options.add_session_config_entry(NO_FALLBACK, "0")  # everything falls back here
         self._session = onnxruntime.InferenceSession(model, options, providers=[CPU])
 
@@ -169,9 +169,8 @@ class CudaBinding:
         into[name] = Bound(address, tuple(shape), np.dtype(dtype))
 
 
-def _entries(options: Any) -> set[str]:
-    """Which of the entries that are looked at here a session's options have."""
+def _forbids_fallback(options: Any) -> bool:
     try:
-        return {NO_FALLBACK} if options.get_session_config_entry(NO_FALLBACK) == "1" else set()
+        return bool(options.get_session_config_entry(NO_FALLBACK) == "1")
     except RuntimeError:  # there is no such entry
-        return set()
+        return False

@@ -17,11 +17,9 @@ from instantrt_serve.worker_client import Load, WorkerLostError, WorkerState
 
 READY = Ready(
     model="fake",
-    version="0",
     target="fake",
-    sizes={"default": (64, 64), "least": (64, 64), "largest": (256, 256)},
+    sizes={"default": (64, 64), "min": (64, 64), "max": (256, 256)},
     slots=4,
-    lanes=1,
     call_ms={"64x64/2": 1.0},
     fixed_ms=1.0,
 )

@@ -38,14 +38,14 @@ def answer(work: Submit) -> None:
 def main() -> None:
     if "never-ready" in sys.argv:
         time.sleep(3600)
-    send(Ready("scripted", "1", "none", SIZES, 1, 1, {"64x64/2": 10.0}, 5.0))
+    send(Ready("scripted", "none", SIZES, 1, {"64x64/2": 10.0}, 5.0))
     source, received = FileIO(0), 0
     while (body := read_frame(source)) is not None:
         match decode_to_worker(body):
             case Submit() as work:
                 received += 1
                 answer(work)
-                send(Beat(0, int(work.fields["prompt"] == "wait"), 40.0, 0.0, received))
+                send(Beat(0, int(work.fields["prompt"] == "wait"), 40.0, received))
             case Cancel() as cancel:
                 send(Failed(cancel.job, "cancelled", f"{cancel.job} was cancelled"))
             case Stop():

@@ -25,6 +25,7 @@ TOKENS, WIDTH, HEADS, LAYERS, TEXT = 1024, 1280, 20, 10, 77  # one of its deepes
 MAPS = (GUIDANCE_BATCH, CHANNELS, SIDE, SIDE)
 LAST = (GUIDANCE_BATCH, SIDE, SIDE, CHANNELS)
 FIVE = (GUIDANCE_BATCH, 1, CHANNELS, SIDE, SIDE)
+OPSET = 23
 
 Configure = Callable[[TensorRT, Any, Any], None]  # module, network, builder configuration
 
@@ -92,20 +93,24 @@ def model(
     inputs: Mapping[str, tuple[int, ...]],
     output: tuple[int, ...],
     weights: Mapping[str, Any],
-    opset: int = 23,
 ) -> onnx.ModelProto:
     """A graph in fp16 whose last node gives ``y``."""
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape) for name, shape in inputs.items()]
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT16, output)
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     graph = helper.make_graph(list(nodes), "block", infos, [result], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
 
 def random(*shape: int) -> Any:
     """Seeded weights, all different: equal ones would be merged."""
     rng = np.random.default_rng(shape)
     return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float16)
+
+
+def _kernels() -> dict[str, Any]:
+    """Of two convolutions."""
+    return {"w1": random(CHANNELS, CHANNELS, 3, 3), "w2": random(CHANNELS, CHANNELS, 3, 3) * np.float16(2)}
 
 
 def _convolution(source: str, name: str, out: str) -> onnx.NodeProto:
@@ -135,7 +140,7 @@ def normalised(*, as_group: bool) -> onnx.ModelProto:
         }
     activation = [helper.make_node("Sigmoid", ["n"], ["s"]), helper.make_node("Mul", ["n", "s"], ["b"])]
     nodes = [_convolution("x", "w1", "a"), *norm, *activation, _convolution("b", "w2", "y")]
-    kernels = {"w1": random(CHANNELS, CHANNELS, 3, 3), "w2": random(CHANNELS, CHANNELS, 3, 3) * np.float16(2)}
+    kernels = _kernels()
     return model(nodes, {"x": MAPS}, MAPS, extra | kernels)
 
 
@@ -178,7 +183,7 @@ def with_residual(shape: tuple[int, ...] = MAPS, *, as_maps: Sequence[onnx.NodeP
         helper.make_node("Add", ["a", "maps" if as_maps else "residual"], ["b"]),
         _convolution("b", "w2", "y"),
     ]
-    kernels = {"w1": random(CHANNELS, CHANNELS, 3, 3), "w2": random(CHANNELS, CHANNELS, 3, 3) * np.float16(2)}
+    kernels = _kernels()
     return model(nodes, {"x": MAPS, "residual": shape}, MAPS, kernels | {"shape": np.array(MAPS)})
 
 
@@ -191,7 +196,7 @@ def giving_residual(*, transposed: bool) -> onnx.ModelProto:
     ]
     if transposed:
         nodes.append(helper.make_node("Transpose", ["maps"], ["y"], perm=[0, 2, 3, 1]))
-    kernels = {"w1": random(CHANNELS, CHANNELS, 3, 3), "w2": random(CHANNELS, CHANNELS, 3, 3) * np.float16(2)}
+    kernels = _kernels()
     mask = (GUIDANCE_BATCH, 1, SIDE, SIDE)
     return model(nodes, {"x": MAPS, "mask": mask}, LAST if transposed else MAPS, kernels)
 
@@ -234,16 +239,12 @@ VARIANTS = (
     Variant(
         "taking a residual",
         "five axes as in the contract, linear",
-        lambda: with_residual(
-            (2, 1, *MAPS[1:]), as_maps=[helper.make_node("Reshape", ["residual", "shape"], ["maps"])]
-        ),
+        lambda: with_residual(FIVE, as_maps=[helper.make_node("Reshape", ["residual", "shape"], ["maps"])]),
     ),
     Variant(
         "taking a residual",
         "five axes as in the contract, TensorRT's format",
-        lambda: with_residual(
-            (2, 1, *MAPS[1:]), as_maps=[helper.make_node("Reshape", ["residual", "shape"], ["maps"])]
-        ),
+        lambda: with_residual(FIVE, as_maps=[helper.make_node("Reshape", ["residual", "shape"], ["maps"])]),
         channels_last,
     ),
     Variant("giving a residual", "linear (as exported)", lambda: giving_residual(transposed=False)),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
 from instantrt.errors import InstantRTError
-from instantrt.version import version_of
 from instantrt_bench.gpu_check.measure import median, times_ms
 from instantrt_bench.gpu_check.options import Options
 from instantrt_bench.gpu_check.report import Report, SkippedError
 from instantrt_bench.latency.gpu import GpuMonitor
+from instantrt_bench.results.machine import installed_version
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +26,7 @@ SMALL_MATRIX, SMALL_COPY_BYTES = 256, 1 << 20
 def run(report: Report, options: Options) -> None:
     """Describe the machine, then measure it."""
     with report.step("versions"):
-        versions = {name: _version(name) for name in PACKAGES}
+        versions = {name: installed_version(name) for name in PACKAGES}
         report.detail(versions=versions, system=platform.platform())
         report.add(python=platform.python_version(), **{n: versions[n] for n in ("torch", "diffusers", "cuda-core")})
     with report.step("driver"):
@@ -78,10 +77,3 @@ def _describe_gpus(report: Report) -> None:
         raise SkippedError("the driver sees no GPU")
     gpu = gpus[0]
     report.add(gpu=gpu.name, compute_capability=gpu.compute_capability, multiprocessors=gpu.multiprocessors)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version_of(package)
-    except PackageNotFoundError:
-        return None

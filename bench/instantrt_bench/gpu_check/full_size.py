@@ -7,7 +7,7 @@ against fp32; the VAE in fp16 and fp32. What plans add to that is measured with 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from time import perf_counter
@@ -24,12 +24,12 @@ from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt_bench.full_size.checkpoint import random_checkpoint
 from instantrt_bench.full_size.scales import SCALES
 from instantrt_bench.gpu_check.environment import matmul_tflops
-from instantrt_bench.gpu_check.loops import Conditioning, Conditions, ReferenceLoop, random_modules
+from instantrt_bench.gpu_check.loops import Conditioning, Conditions, ReferenceLoop
 from instantrt_bench.gpu_check.measure import median, relative_error, spread, times_ms
 from instantrt_bench.gpu_check.nano import place_of
 from instantrt_bench.gpu_check.options import Options
 from instantrt_bench.gpu_check.report import Report, SkippedError
-from instantrt_bench.gpu_check.torch_target import TorchTarget, fused_attentions
+from instantrt_bench.gpu_check.torch_target import TorchTarget, checkpoint_modules, fused_attentions
 from instantrt_bench.latency.gpu import GpuMonitor
 from instantrt_export.networks.vae import VAEDecoderNetwork
 
@@ -83,7 +83,7 @@ class FullSize:
     def _reference(self) -> None:
         """diffusers' loop in fp16: its time, memory and energy, and how much there is to compute."""
         report = self._report
-        with self._memory_and_energy("reference, eager", lambda: self._calls + self._warm_up):
+        with self._memory_and_energy("reference, eager", self._calls + self._warm_up):
             reference = ReferenceLoop(self._checkpoint, self._options.dtype, self._device)
             self._one_call["reference, eager"] = self._first_call(reference)
             times = times_ms(reference.step, self._calls, self._warm_up, self._device)
@@ -97,7 +97,7 @@ class FullSize:
     def _runtime(self) -> None:
         report = self._report
         place = place_of(self._options)
-        module_of = random_modules(self._checkpoint, self._options.dtype, place.torch_device)
+        module_of = checkpoint_modules(self._checkpoint, self._options.dtype, place.torch_device)
         target = TorchTarget(place, network_contracts(self._checkpoint.dims), module_of)
         with closing(target), closing(Conditioning(target, self._checkpoint, self._options.precision)) as conditioning:
             slot = conditioning.slot(self._conditions)
@@ -113,7 +113,7 @@ class FullSize:
         start = perf_counter()
         shape = LoopShape(1, 2, self._px, self._px)
         with (
-            self._memory_and_energy(name, lambda: self._steps + 1),
+            self._memory_and_energy(name, self._steps + 1),
             closing(DenoiseLoop(target, self._checkpoint.dims, self._options.precision, shape, eager=eager)) as loop,
         ):
             self._report.detail(**{f"{name}: seconds to make it": perf_counter() - start})
@@ -143,7 +143,7 @@ class FullSize:
         side = self._px // dims.vae_stride
         latents = torch.randn(1, dims.latent_channels, side, side, device=self._device)
         decoder = VAEDecoderNetwork(self._checkpoint.vae(dtype)).eval().to(self._device)
-        with self._memory_and_energy(f"vae, {precision}", lambda: self._calls + 3), torch.inference_mode():
+        with self._memory_and_energy(f"vae, {precision}", self._calls + 3), torch.inference_mode():
             times = times_ms(partial(decoder, latents), self._calls, 3, self._device)
             _, magnitude = decoder(latents)
         self._report.add(**{f"vae, {precision} ms": median(times)})
@@ -156,7 +156,7 @@ class FullSize:
         return reference.latents.double().cpu().numpy()
 
     @contextmanager
-    def _memory_and_energy(self, name: str, calls: Callable[[], int]) -> Iterator[None]:
+    def _memory_and_energy(self, name: str, calls: int) -> Iterator[None]:
         """Peak memory of torch's tensors, all memory of the GPU that is taken, and energy, as far as they are told."""
         on_gpu = not self._options.dry_run
         monitor = GpuMonitor.open() if on_gpu else None
@@ -176,7 +176,7 @@ class FullSize:
         if monitor is not None:
             after = monitor.read().energy_mj
             if before is not None and after is not None:
-                self._report.add(**{f"{name}: joules_per_call, making it included": (after - before) / 1e3 / calls()})
+                self._report.add(**{f"{name}: joules_per_call, making it included": (after - before) / 1e3 / calls})
             monitor.close()
 
     def _trim(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from instantrt.conditioning.conditions import condition_masks
 from instantrt.contracts import Precision, network_contracts
@@ -19,23 +19,12 @@ from instantrt.device import Array
 from instantrt.network import Network
 from instantrt.samplers import SchedulerConfig, StepTable, step_table
 from instantrt_bench.gpu_check.conditions import ADAPTER_STRENGTH, GUIDANCE, IDENTITY_STRENGTH
-from instantrt_bench.gpu_check.torch_target import ModuleOf, TorchTarget
+from instantrt_bench.gpu_check.torch_target import TorchTarget
 from instantrt_bench.reference.attention import install_face_attention, set_face_control
 from instantrt_bench.reference.schedulers import scheduler_for
 from instantrt_export.checkpoint import Checkpoint
-from instantrt_export.networks.builders import build_network
 
 SAMPLER = "euler"
-
-
-def random_modules(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> ModuleOf:
-    """The export's networks with weights that are drawn on ``device``."""
-
-    def module_of(name: str) -> nn.Module:
-        module: nn.Module = build_network(name, checkpoint, dtype).to(device)
-        return module
-
-    return module_of
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,6 @@ class TorchTarget:
     ) -> None:
         self.place, self.device = place, place.device
         self.loads: Counter[str] = Counter()  # engines made so far
-        self.latest: dict[str, TorchEngine] = {}  # the last engine made of each network
         self._contracts, self._module_of, self._onnx_of = contracts, module_of, onnx_of
         self._modules: dict[str, nn.Module] = {}
 
@@ -308,8 +307,7 @@ class TorchTarget:
             if self._onnx_of is None:
                 raise KeyError(f"{network} has no torch module")
             return OnnxOnHostEngine(contract, self._onnx_of(network), self.device)
-        self.latest[network] = TorchEngine(contract, self.module(network), self.place)
-        return self.latest[network]
+        return TorchEngine(contract, self.module(network), self.place)
 
     def module(self, network: str) -> nn.Module:
         """The network's module, which all its engines share."""
@@ -321,7 +319,6 @@ class TorchTarget:
     def close(self) -> None:
         """Drop modules, release the place; may be called more than once."""
         self._modules.clear()
-        self.latest.clear()
         self.place.close()
 
 

@@ -77,7 +77,7 @@ def machine_facts() -> dict[str, object]:
         "logical_cpus": usable_cpus(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
     }
 
 
@@ -97,7 +97,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Of a distribution; None if it is not installed."""
     try:
         return version_of(package)
     except PackageNotFoundError:

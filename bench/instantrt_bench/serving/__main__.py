@@ -20,7 +20,7 @@ from instantrt_bench.serving.kills import run_kills
 from instantrt_bench.serving.load import run_load
 from instantrt_bench.serving.mix import Mix
 from instantrt_bench.serving.overhead import RUNS, run_overhead
-from instantrt_bench.serving.overload import Overload, run_overload
+from instantrt_bench.serving.overload import run_overload
 from instantrt_bench.serving.server import Server
 from instantrt_bench.serving.short_beside_long import run_short_beside_long
 from instantrt_bench.serving.soak import run_soak
@@ -43,7 +43,7 @@ def _short(bundle: Path, folder: Path, count: int) -> dict[str, Any]:
 
 def _overload(bundle: Path, folder: Path, count: int) -> dict[str, Any]:
     with Server(bundle, folder, {"timeout_s": 5, "max_waiting": 32}) as server:
-        return run_overload(server, portrait_jpeg(), Overload(seconds=count))
+        return run_overload(server, portrait_jpeg(), count)
 
 
 def _overhead(bundle: Path, folder: Path, count: int) -> dict[str, Any]:

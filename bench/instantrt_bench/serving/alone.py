@@ -11,9 +11,7 @@ from instantrt import InstantID
 from instantrt_bench.serving.client import pixels_digest
 from instantrt_bench.serving.mix import Asked
 from instantrt_serve.pictures import tagged_picture
-from instantrt_serve.schema import RUNTIME_NAMES
-
-NOT_OF_THE_RUNTIME = ("base64",)
+from instantrt_serve.schema import NOT_OF_THE_RUNTIME, RUNTIME_NAMES
 
 
 @dataclass(frozen=True)

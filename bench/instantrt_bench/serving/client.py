@@ -72,7 +72,7 @@ class Clients:
         return [await self.send(http, asked) for asked in own]
 
     async def _post(self, http: httpx.AsyncClient, asked: Asked, sent_s: float) -> Answer:
-        answer = await http.post("/v1/instantid", json=self.body(asked), headers=self._headers(asked))
+        answer = await http.post("/v1/instantid", json=self.body(asked), headers=self.headers(asked))
         if answer.status_code != 200:
             return self._refused(asked, sent_s, answer)
         text = answer.headers["content-type"].startswith("text/plain")
@@ -81,7 +81,7 @@ class Clients:
 
     async def _submit_twice(self, http: httpx.AsyncClient, asked: Asked, sent_s: float) -> Answer:
         """As a client does that did not hear the first answer."""
-        headers = {**self._headers(asked), "idempotency-key": f"{self.run}-{asked.id}"}
+        headers = {**self.headers(asked), "idempotency-key": f"{self.run}-{asked.id}"}
         submit = [http.post("/v2/instantid", json=self.body(asked), headers=headers) for _ in range(2)]
         answers = await asyncio.gather(*submit)
         refused = next((a for a in answers if a.status_code != 202), None)
@@ -111,8 +111,9 @@ class Clients:
         detail = f"{answer.status_code} {answer.text[:300]}"
         return Answer(asked, outcome, sent_s, self._now_s(), (), (answer.headers["x-request-id"],), detail)
 
-    def _headers(self, asked: Asked) -> dict[str, str]:
-        return {"x-api-key": self.keys[asked.account]} if self.keys else {}
+    def headers(self, asked: Asked) -> dict[str, str]:
+        """The key of the account that asks."""
+        return {"x-api-key": self.keys[asked.account]}
 
     def _now_s(self) -> float:
         return time.perf_counter() - self.began_s

@@ -87,16 +87,15 @@ def _kill(server: Server, victim: str) -> float:
         time.sleep(POLL_S)
     else:
         server.kill()
-        server.__enter__()
+        server.start()
     server.wait_until_ready()
     return time.monotonic() - began
 
 
 async def _submitted(clients: Clients, http: httpx.AsyncClient, asked: Asked) -> list[str]:
     """The job's id, if the server said that it has it."""
-    headers = {"x-api-key": clients.keys[asked.account]}
     try:
-        answer = await http.post("/v2/instantid", json=clients.body(asked), headers=headers)
+        answer = await http.post("/v2/instantid", json=clients.body(asked), headers=clients.headers(asked))
     except httpx.TransportError:
         return []
     return [str(answer.json()["id"])] if answer.status_code == 202 else []
@@ -108,9 +107,8 @@ async def _end_of(clients: Clients, jobs: list[tuple[str, Asked]]) -> dict[str, 
     deadline = time.monotonic() + END_S
     async with httpx.AsyncClient(base_url=clients.url, timeout=60) as http:
         for job, asked in jobs:
-            headers = {"x-api-key": clients.keys[asked.account]}
             while True:
-                found = (await http.get(f"/v2/instantid/{job}", headers=headers)).json()
+                found = (await http.get(f"/v2/instantid/{job}", headers=clients.headers(asked))).json()
                 ended[job] = str(found.get("status", "unknown"))
                 if ended[job] in ENDED or time.monotonic() > deadline:
                     break

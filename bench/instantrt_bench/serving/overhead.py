@@ -17,7 +17,7 @@ from instantrt_bench.serving.server import Server
 RUNS = 40
 
 
-def run_overhead(server: Server, clients: Clients, runs: int = RUNS) -> dict[str, Any]:
+def run_overhead(server: Server, clients: Clients, runs: int) -> dict[str, Any]:
     """Medians over alternating runs of one request.
 
     ``http_overhead_ms`` is what a client waits beyond what the runtime takes in this process, from the photo's file to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -16,42 +15,28 @@ from instantrt_bench.serving.outcome import DONE, FAILED, REFUSED, Answer
 from instantrt_bench.serving.resources import Resources
 from instantrt_bench.serving.server import Server, ServerError
 
+FACTOR = 5.0  # times the rate at which requests can be done one after the other
+SIDE_PX, STEPS = 64, 4  # of the requests
 ALONE = 10  # requests that measure the capacity
 ALONE_NUMBERS = 1_000_000  # theirs begin here
 RECOVERY_S = 5.0
 
 
-@dataclass(frozen=True)
-class Overload:
-    """How much, and for how long.
-
-    Args:
-        factor: times the rate at which requests can be done one after the other.
-        seconds: how long.
-        size: of the pictures, in pixels.
-        steps: of the requests.
-    """
-
-    factor: float = 5.0
-    seconds: float = 60.0
-    size: tuple[int, int] = (64, 64)
-    steps: int = 4
-
-    def asked(self, number: int) -> Asked:
-        """One of the requests."""
-        fields = {"prompt": "portrait photo", "num_inference_steps": self.steps, "samples": 1, "guidance_scale": 3.0}
-        sides = {"width": self.size[0], "height": self.size[1]}
-        return Asked(str(number), number, 0, "photo", {**fields, **sides, "seed": number, "base64": True})
+def asked(number: int) -> Asked:
+    """One of the requests."""
+    fields = {"prompt": "portrait photo", "num_inference_steps": STEPS, "samples": 1, "guidance_scale": 3.0}
+    sides = {"width": SIDE_PX, "height": SIDE_PX}
+    return Asked(str(number), number, 0, "photo", {**fields, **sides, "seed": number, "base64": True})
 
 
-def run_overload(server: Server, photo: bytes, overload: Overload) -> dict[str, Any]:
+def run_overload(server: Server, photo: bytes, seconds: float) -> dict[str, Any]:
     """Measure the capacity, exceed it, look at what became of everybody, and at the service afterwards."""
     server.wait_until_ready()
     clients = Clients(server.url, [server.create_key("overload").secret], {"photo": photo})
-    alone_ms = _alone_ms(clients, overload)
+    alone_ms = _alone_ms(clients)
     before = Resources.of(server)
-    answers, peak_bytes = asyncio.run(_exceed(server, clients, overload, 1e3 / alone_ms * overload.factor))
-    afterwards_ms = _alone_ms(clients, overload)
+    answers, peak_bytes = asyncio.run(_exceed(server, clients, seconds, 1e3 / alone_ms * FACTOR))
+    afterwards_ms = _alone_ms(clients)
     refused = [answer.latency_ms for answer in answers if answer.outcome == REFUSED]
     done = [answer.latency_ms for answer in answers if answer.outcome == DONE]
     return {
@@ -69,25 +54,25 @@ def run_overload(server: Server, photo: bytes, overload: Overload) -> dict[str, 
         "memory_before_bytes": before.memory_bytes,
         "memory_peak_bytes": peak_bytes,
         "alone_afterwards_ms": round(afterwards_ms, 1),
-        "done_per_s_ratio_vs_alone": round(len(done) / overload.seconds * alone_ms / 1e3, 3),
+        "done_per_s_ratio_vs_alone": round(len(done) / seconds * alone_ms / 1e3, 3),
     }
 
 
-def _alone_ms(clients: Clients, overload: Overload) -> float:
+def _alone_ms(clients: Clients) -> float:
     """Median of requests one after the other; the first of them may find loops and caches cold."""
-    answers = [asyncio.run(clients.send_all([overload.asked(ALONE_NUMBERS + number)]))[0] for number in range(ALONE)]
+    answers = [asyncio.run(clients.send_all([asked(ALONE_NUMBERS + number)]))[0] for number in range(ALONE)]
     if wrong := [answer.detail for answer in answers if answer.outcome != DONE]:
         raise ServerError("requests without load are not answered", found=wrong[0], hint="see the server's log")
     return median(answer.latency_ms for answer in answers)
 
 
-async def _exceed(server: Server, clients: Clients, overload: Overload, per_s: float) -> tuple[list[Answer], int]:
+async def _exceed(server: Server, clients: Clients, seconds: float, per_s: float) -> tuple[list[Answer], int]:
     """Requests at a fixed rate, whatever becomes of them; and the most memory that the server had meanwhile."""
-    peak, tasks, count = 0, [], int(per_s * overload.seconds)
+    peak, tasks, count = 0, [], int(per_s * seconds)
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=clients.url, timeout=TIMEOUT_S, limits=limits) as http:
         for number in range(count):
-            tasks.append(asyncio.create_task(clients.send(http, overload.asked(number))))
+            tasks.append(asyncio.create_task(clients.send(http, asked(number))))
             if number % max(1, int(per_s)) == 0:
                 peak = max(peak, Resources.of(server).memory_bytes)
             await asyncio.sleep(1 / per_s)

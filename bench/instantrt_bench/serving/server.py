@@ -68,7 +68,8 @@ class Server:
         """Its books, as SQLAlchemy writes them."""
         return f"sqlite:///{self.folder.resolve() / 'books.db'}"
 
-    def __enter__(self) -> Server:
+    def start(self) -> None:
+        """Start the server's process on its books, at the port that it had."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._port = self._port or free_port()
         lines = [f"{name} = {json.dumps(value)}" for name, value in self.settings.items()]
@@ -81,6 +82,9 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
+
+    def __enter__(self) -> Server:
+        self.start()
         return self
 
     def __exit__(
@@ -94,14 +98,14 @@ class Server:
                 self.kill()
         self._process = None
 
-    def wait_until_ready(self, timeout_s: float = READY_S) -> float:
+    def wait_until_ready(self) -> float:
         """Seconds until the server says that it is ready.
 
         Raises:
             ServerError: it ended, or was not ready in time.
         """
         began = time.monotonic()
-        while time.monotonic() - began < timeout_s:
+        while time.monotonic() - began < READY_S:
             if self._process is None or self._process.poll() is not None:
                 break
             try:

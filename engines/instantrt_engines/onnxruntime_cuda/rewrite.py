@@ -12,12 +12,16 @@ What an operator means has not changed between opsets 21 and 23, only which type
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 from onnx import TensorProto, defs, helper
 
-from instantrt_engines.decompose_attention import Types, decompose_attentions, is_masked, tensor_types
+from instantrt_engines.decompose_attention import (
+    Types,
+    attributes_of,
+    decompose_attentions,
+    is_masked,
+    tensor_types,
+)
 
 MICROSOFT = "com.microsoft"
 OPSET = 21  # the last one whose InstanceNormalization has a kernel
@@ -31,21 +35,21 @@ def rewrite_for_cuda(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
+    types = tensor_types(model)
     attentions = [node for node in rewritten.graph.node if node.op_type == "Attention"]
-    decompose_attentions(
-        rewritten, {n.output[0] for n in attentions if is_masked(n) or not _attributes(n).get("q_num_heads")}
-    )
+    decomposed = {n.output[0] for n in attentions if is_masked(n) or not attributes_of(n).get("q_num_heads")}
+    decompose_attentions(rewritten, decomposed, types)
     for node in rewritten.graph.node:
         if node.op_type == "Attention":
             _make_multi_head(node)
-    _find_greatest_in_fp32(rewritten, tensor_types(model))
+    _find_greatest_in_fp32(rewritten, types)
     _relabel(rewritten)
     return rewritten
 
 
 def _make_multi_head(node: onnx.NodeProto) -> None:
     """An unmasked Attention of [batch, tokens, heads * width] as the operator of ONNX Runtime's own, in place."""
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     heads, scale = int(attributes["q_num_heads"]), attributes.get("scale")
     if heads != attributes["kv_num_heads"] or len(node.output) > 1:
         raise ValueError(f"{node.name} is an Attention of a kind that the export does not write: {attributes}")
@@ -84,7 +88,3 @@ def _check_known(node: onnx.NodeProto, version: int) -> None:
     unknown = {a.name for a in node.attribute} - set(schema.attributes)
     if unknown or not schema.min_input <= len(node.input) <= schema.max_input:
         raise ValueError(f"{node.name} is no {node.op_type} of opset {version}: {unknown}, {len(node.input)} inputs")
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}

@@ -40,7 +40,7 @@ def choose(options: TargetOptions, plans: Iterable[Plan], precision: Precision, 
         free_bytes: free memory of the GPU, before anything is loaded.
 
     Raises:
-        RequestError: a weight budget beside ``auto``, or streaming without plans for it.
+        RequestError: a weight budget beside ``auto``, or a budget or streaming without plans for it.
         DeviceError: nothing fits.
     """
     asked, budget = options.residency or "resident", options.weight_budget_bytes
@@ -48,18 +48,19 @@ def choose(options: TargetOptions, plans: Iterable[Plan], precision: Precision, 
         found = f"residency auto and a weight budget of {budget} bytes"
         hint = "give the budget with residency streaming"
         raise RequestError("auto decides on a weight budget itself", found=found, hint=hint)
+    plans = list(plans)
+    streams = any(plan.record.identity.options.get("weight_streaming") for plan in plans)
+    if not streams and (asked == "streaming" or budget is not None):
+        raise RequestError(
+            "no plan of this bundle was built for weight streaming",
+            found="residency streaming" if budget is None else f"a weight budget of {budget} bytes",
+            hint=f"`instantrt build {plans[0].bundle} --target {plans[0].record.identity.target} --weight-streaming`",
+        )
     if asked in ("resident", "staged") or (asked == "streaming" and budget is not None):
         return Choice(asked, budget)
-    plans = list(plans)
     memory = _memory(plans, precision)
     if asked == "auto":
         return _first_that_fits(memory, free_bytes)
-    if not memory.streamable:
-        raise RequestError(
-            "no plan of this bundle was built for weight streaming",
-            found="residency streaming",
-            hint=f"`instantrt build {plans[0].bundle} --target {plans[0].record.identity.target} --weight-streaming`",
-        )
     return Choice("streaming", _budget(memory, free_bytes))
 
 

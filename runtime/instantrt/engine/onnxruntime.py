@@ -48,15 +48,14 @@ def fix_axes(options: Any, contract: NetworkContract, symbols: Mapping[str, int]
         options.add_free_dimension_override_by_name(axis, size)
 
 
-def loading_error(path: Path, link: str | None, error: Exception) -> BundleError:
+def loading_error(path: Path, error: Exception) -> BundleError:
     """What ONNX Runtime said of a graph, with what to do.
 
     Args:
         path: the bundle's ONNX file.
-        link: that its weights are a link, if they are.
         error: of ONNX Runtime.
     """
-    link = link if "xternal data" in str(error) else None
+    link = linked_data(path) if "xternal data" in str(error) else None
     return BundleError(
         f"ONNX Runtime cannot load {path.name}",
         found=link or str(error),
@@ -142,7 +141,7 @@ class OnnxRuntimeTarget:
         try:
             session = self._ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base class
-            raise loading_error(path, linked_data(path), error) from error
+            raise loading_error(path, error) from error
         return OnnxRuntimeEngine(contract, session, HOST)
 
     def close(self) -> None:

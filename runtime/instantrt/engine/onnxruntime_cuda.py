@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from typing import Any
 
-from instantrt.bundle import Bundle, linked_data
+from instantrt.bundle import Bundle
 from instantrt.device import Stream
 from instantrt.device.cuda import CudaDevice
 from instantrt.engine import ONNXRUNTIME_CUDA, TargetOptions
+from instantrt.engine.flavours import numbers
 from instantrt.engine.onnxruntime import (
     CUDA_OPTIONS,
     ExportedRanges,
@@ -24,7 +25,7 @@ from instantrt.engine.onnxruntime import (
     session_options,
 )
 from instantrt.errors import DeviceError, EngineError, MissingExtraError, WheelError
-from instantrt.plan import Plan, PlanError, open_plan
+from instantrt.plan import Plan, open_plan
 from instantrt.residency import Residency
 
 PROVIDER = "CUDAExecutionProvider"
@@ -94,9 +95,8 @@ class OnnxRuntimeCudaTarget:
         """A session for ``network``; axes of the named symbols become constants.
 
         Raises:
-            BundleError: the bundle has no such network.
+            BundleError: the bundle has no such network, or ONNX Runtime cannot load its graph.
             RequestError: more or fewer slots or guidance batch than the bundle was exported for.
-            EngineError: ONNX Runtime cannot load the graph.
         """
         self._ranges.check(network, symbols)
         onnx_path = self._bundle.onnx(network)  # verified, and its weights with it
@@ -108,15 +108,14 @@ class OnnxRuntimeCudaTarget:
             # With every axis known no shape is left to be computed, which ONNX Runtime does on the CPU; so nothing may
             # be: a tensor would be waited for in every call.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        with plan.open_verified() as file:
+            graph = file.read()
         try:
-            with plan.open_verified() as file:
-                session = self._ort.InferenceSession(
-                    file.read(), options, providers=[PROVIDER], provider_options=[self._provider_options()]
-                )
-        except PlanError:
-            raise
+            session = self._ort.InferenceSession(
+                graph, options, providers=[PROVIDER], provider_options=[self._provider_options()]
+            )
         except Exception as error:  # onnxruntime's errors share no public base class
-            raise loading_error(onnx_path, linked_data(onnx_path), error) from error
+            raise loading_error(onnx_path, error) from error
         return OnnxRuntimeCudaEngine(plan.contract, session, self._place, self.device)
 
     def close(self) -> None:
@@ -184,7 +183,7 @@ class OnnxRuntimeCudaEngine(OnnxRuntimeEngine):
 
 def _check_version(plan: Plan, installed: str) -> None:
     needed = plan.record.identity.target_version
-    if tuple(map(int, installed.split(".")[:2])) < tuple(map(int, needed.split(".")[:2])):
+    if numbers(installed)[:2] < numbers(needed)[:2]:
         raise WheelError(
             "the installed onnxruntime-gpu is older than the one whose kernels the graphs were made for",
             found=f"{installed}, needed {needed} or later",

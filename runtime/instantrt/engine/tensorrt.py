@@ -27,7 +27,7 @@ from instantrt.engine.kernels import SPECIALIZATION
 from instantrt.engine.runtime_cache import RuntimeCache
 from instantrt.engine.tensorrt_log import TensorRTLog, tensorrt_log
 from instantrt.engine.tensorrt_weights import check_resident, refit, set_weight_budget
-from instantrt.errors import DeviceError, EngineError, RequestError
+from instantrt.errors import DeviceError, EngineError
 from instantrt.plan import Plan, PlanError, VerifiedFile, open_plan, plan_path
 from instantrt.residency import Residency
 
@@ -65,7 +65,6 @@ class TensorRTTarget:
         if refusal := flavour.refusal(gpu):
             raise refusal
         self.name = flavour.target
-        self.capturable = True
         self._bundle = bundle
         self._module = flavour.load()
         self._log = tensorrt_log(self._module)
@@ -77,9 +76,9 @@ class TensorRTTarget:
                 plan.check_host(self._module.__version__, gpu)
             choice = choose(options, self._plans.values(), bundle.precision, self.device.memory_bytes()[0])
             self.residency: Residency = choice.residency
+            self.capturable = self.residency != "streaming"  # copying weights cannot be captured
             self.warnings: tuple[str, ...] = choice.warnings
             self._weight_budget_bytes = choice.weight_budget_bytes
-            self._check_budget()
             self._runtime = self._module.Runtime(self._log.logger)
             self._arena = owned.enter_context(closing(Arena(self.device)))
             self._engines = LoadedEngines(self._deserialized, lambda engine: engine.device_memory_size_v2, self._arena)
@@ -128,16 +127,6 @@ class TensorRTTarget:
     def close(self) -> None:
         """Release arena, engines and device; may be called more than once. Contexts must be closed before."""
         self._owned.close()
-
-    def _check_budget(self) -> None:
-        budget = self._weight_budget_bytes
-        options = [plan.record.identity.options for plan in self._plans.values()]
-        if budget is not None and not any(o.get("weight_streaming") for o in options):
-            raise RequestError(
-                "no plan of this bundle was built for weight streaming",
-                found=f"a weight budget of {budget} bytes",
-                hint=f"`instantrt build {self._bundle.folder} --target {self.name} --weight-streaming`",
-            )
 
     def _deserialized(self, network: str) -> trt.ICudaEngine:
         identity = self._plans[network].record.identity

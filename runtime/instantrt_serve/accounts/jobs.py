@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from instantrt_serve.accounts import ledger, tables
 from instantrt_serve.accounts.database import now_ms
@@ -37,7 +37,6 @@ class Job:
         attempts: how often it was begun.
         outcome: of a job that has ended: what the client is told of its pictures, or its error.
         created_ms: since 1970.
-        ended_ms: likewise.
         expires_ms: likewise; then it is forgotten.
     """
 
@@ -48,7 +47,6 @@ class Job:
     attempts: int
     outcome: dict[str, Any] | None
     created_ms: int
-    ended_ms: int | None
     expires_ms: int | None
 
 
@@ -92,7 +90,7 @@ def submit(connection: Connection, new: NewJob) -> tuple[Job, int, bool]:
     earlier = _earlier(connection, new)
     if earlier is not None:
         return earlier, ledger.remaining(connection, new.key), False
-    unended = select(func.count()).where(tables.jobs.c.instance == new.instance, tables.jobs.c.ended_ms.is_(None))
+    unended = select(func.count()).where(_unended(new.instance))
     if connection.execute(unended).scalar_one() >= new.most:
         hint = "wait until some of them have ended"
         raise ApiError("queue_full", "too many jobs are open", found=f"{new.most:,}", hint=hint)
@@ -113,15 +111,13 @@ def find(connection: Connection, job: str, key: str | None = None) -> Job | None
 
 def open_ids(connection: Connection, instance: str) -> list[str]:
     """Jobs of a server that have not ended, oldest first."""
-    unended = tables.jobs.c.ended_ms.is_(None) & (tables.jobs.c.instance == instance)
-    query = select(tables.jobs.c.id).where(unended).order_by(tables.jobs.c.created_ms, tables.jobs.c.id)
+    query = select(tables.jobs.c.id).where(_unended(instance)).order_by(tables.jobs.c.created_ms, tables.jobs.c.id)
     return list(connection.execute(query).scalars())
 
 
 def begin(connection: Connection, job: str) -> tuple[Job, dict[str, bytes]] | None:
     """Count an attempt, and give the job with its photos; None if it has ended."""
-    open_ = (tables.jobs.c.id == job) & tables.jobs.c.ended_ms.is_(None)
-    counted = update(tables.jobs).where(open_).values(attempts=tables.jobs.c.attempts + 1)
+    counted = update(tables.jobs).where(_open(job)).values(attempts=tables.jobs.c.attempts + 1)
     if connection.execute(counted).rowcount == 0:
         return None
     return _required(connection, job), files_of(connection, job)
@@ -140,10 +136,9 @@ def end(
     Returns:
         The key's credits; None if it had ended before, which stays as it is.
     """
-    open_ = (tables.jobs.c.id == job) & tables.jobs.c.ended_ms.is_(None)
     values = {"state": state, "outcome": json.dumps(outcome), "ended_ms": now_ms(), "expires_ms": expires_ms}
     # A prompt is not kept longer than it is needed.
-    if connection.execute(update(tables.jobs).where(open_).values(**values, work="{}")).rowcount == 0:
+    if connection.execute(update(tables.jobs).where(_open(job)).values(**values, work="{}")).rowcount == 0:
         return None
     connection.execute(delete(tables.files).where(tables.files.c.job == job))
     _keep_files(connection, job, pictures)
@@ -161,6 +156,16 @@ def forget_expired(connection: Connection) -> int:
     expired = select(tables.jobs.c.id).where(tables.jobs.c.expires_ms <= now_ms())
     connection.execute(delete(tables.files).where(tables.files.c.job.in_(expired)))
     return connection.execute(delete(tables.jobs).where(tables.jobs.c.expires_ms <= now_ms())).rowcount
+
+
+def _unended(instance: str) -> ColumnElement[bool]:
+    """A server's jobs that have not ended, in the columns of the index ``jobs_by_state``."""
+    return (tables.jobs.c.instance == instance) & (tables.jobs.c.state == JobState.QUEUED)
+
+
+def _open(job: str) -> ColumnElement[bool]:
+    """The job with this id, unless it has ended."""
+    return (tables.jobs.c.id == job) & (tables.jobs.c.state == JobState.QUEUED)
 
 
 def _earlier(connection: Connection, new: NewJob) -> Job | None:
@@ -187,5 +192,5 @@ def _required(connection: Connection, job: str) -> Job:
 def _job(row: Row[*tuple[object, ...]]) -> Job:
     outcome = None if row.outcome is None else json.loads(row.outcome)
     state = JobState(row.state)
-    times = (row.created_ms, row.ended_ms, row.expires_ms)
-    return Job(row.id, row.key, json.loads(row.work), state, row.attempts, outcome, *times)
+    work = json.loads(row.work)
+    return Job(row.id, row.key, work, state, row.attempts, outcome, row.created_ms, row.expires_ms)

@@ -78,10 +78,11 @@ def advanced(jobs: Mapping[str, FairJob], work_ms: float, clock_ms: float) -> di
         work_ms: what was done.
         clock_ms: what had been done in all before.
     """
-    totals = {account: sum(lefts) for account, lefts in _by_account(jobs).items()}
+    accounts = _by_account(jobs)
+    totals = {account: sum(lefts) for account, lefts in accounts.items()}
     service = account_service_ms(jobs)
     share = water_level(work_ms, totals.values())
-    levels = {account: water_level(min(share, totals[account]), v) for account, v in _by_account(jobs).items()}
+    levels = {account: water_level(min(share, totals[account]), v) for account, v in accounts.items()}
     return {
         name: _after(job, levels[job.account], service[name], totals.values(), clock_ms) for name, job in jobs.items()
     }

@@ -163,10 +163,11 @@ def decide(state: State) -> Decision:
     expired = tuple(job.name for job in state.jobs if _is_late(job, state.now_s))
     jobs = {job.name: job for job in state.jobs if job.name not in expired}
     ordered = _most_urgent_first([jobs[name] for name in order(state.fair) if name in jobs], state)
+    taken = _taken(ordered)
     for job in ordered:
-        lane = _lane_of(job, ordered, state)
+        lane = _lane_of(job, ordered, taken, state)
         if lane is not None:
-            return Decision(expired, _turn(lane, ordered, state.limits))
+            return Decision(expired, _turn(lane, ordered, taken, state.limits))
     return Decision(expired, None)
 
 
@@ -204,14 +205,13 @@ def _most_urgent_first(jobs: list[Job], state: State) -> list[Job]:
     return jobs
 
 
-def _lane_of(job: Job, jobs: list[Job], state: State) -> _Choice | None:
+def _lane_of(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State) -> _Choice | None:
     """Where a job can go on or begin; None if it cannot now."""
     for picture in job.pictures:
         if picture.place is not None:
             return _Choice(picture.place.lane, job.shape)
     if not job.is_ready or job.left_ms == 0:
         return None
-    taken = _taken(jobs)
     for lane in state.lanes:
         if lane.shape == job.shape and 0 < len(taken.get(lane.number, ())) < lane.shape.slots:
             return _Choice(lane.number, lane.shape)
@@ -233,8 +233,9 @@ def _is_shortest(job: Job, jobs: list[Job]) -> bool:
     return all(job.left_ms < other.left_ms for other in jobs if other.has_begun)
 
 
-def _turn(choice: _Choice, jobs: list[Job], limits: Limits) -> Turn:
-    joins = tuple(_joins(choice, jobs))
+def _turn(choice: _Choice, jobs: list[Job], taken: dict[int, set[int]], limits: Limits) -> Turn:
+    used = set() if choice.lane is None else taken.get(choice.lane, set())
+    joins = tuple(_joins(choice, jobs, used))
     joining = {(join.job, join.picture) for join in joins}
     lane_call_ms = choice.shape.slots * max(job.call_ms for job in jobs if job.shape == choice.shape)
     calls = max(1, int(min(limits.turn_calls, limits.turn_ms / max(lane_call_ms, LEAST_CALL_MS))))
@@ -246,10 +247,9 @@ def _turn(choice: _Choice, jobs: list[Job], limits: Limits) -> Turn:
     return Turn(choice.lane, choice.shape, choice.closes, joins, calls)
 
 
-def _joins(choice: _Choice, jobs: list[Job]) -> Iterator[Join]:
+def _joins(choice: _Choice, jobs: list[Job], used: set[int]) -> Iterator[Join]:
     """Pictures for the free slots of a lane: idle slots cost about as much as working ones."""
-    taken = set() if choice.lane is None else _taken(jobs).get(choice.lane, set())
-    free = iter([slot for slot in range(choice.shape.slots) if slot not in taken])
+    free = iter([slot for slot in range(choice.shape.slots) if slot not in used])
     for job in jobs:
         if job.shape == choice.shape and job.is_ready:
             for index, picture in enumerate(job.pictures):

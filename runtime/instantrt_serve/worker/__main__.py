@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         target_options = TargetOptions(options.threads, options.device, None, options.runtime_cache)
         with PictureMaker(options.bundle, options.target, target_options) as maker:
             measured = measure(maker, options.slots, options.lanes)
-            facts = Facts(options.model or options.bundle.resolve().name, __version__)
+            facts = Facts(options.bundle.resolve().name, __version__)
             serve(maker, measured, connection, facts)
     except InstantRTError as error:
         log("failed", code=error.code, what=error.what, found=error.found, hint=error.hint)
@@ -55,25 +55,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def parser() -> argparse.ArgumentParser:
     """The arguments that the API process gives."""
+    from instantrt.cli.arguments import parse_positive
+
     parser = argparse.ArgumentParser(prog="python -m instantrt_serve.worker", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--threads", type=int, help="CPU threads of one network")
     parser.add_argument("--device", type=int, help="ordinal of the GPU")
     parser.add_argument("--runtime-cache", type=Path, help="folder for kernels compiled on this machine")
-    parser.add_argument("--slots", type=positive, help="pictures side by side in a lane; measured by default")
-    parser.add_argument("--lanes", type=positive, help="lanes that are kept on the device; as many as fit by default")
-    parser.add_argument("--model", help="what the model is called; the bundle's folder by default")
+    parser.add_argument("--slots", type=parse_positive, help="pictures side by side in a lane; measured by default")
+    parser.add_argument(
+        "--lanes", type=parse_positive, help="lanes that are kept on the device; as many as fit by default"
+    )
     return parser
 
 

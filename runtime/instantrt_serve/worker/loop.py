@@ -17,6 +17,7 @@ from instantrt.denoise import DenoiseLoop
 from instantrt.errors import CancelledError, DeviceError, InstantRTError
 from instantrt.prepare import request_table
 from instantrt.request import GenerateRequest
+from instantrt.slots import Latents
 from instantrt_serve.estimate import call_ms, shape_name
 from instantrt_serve.messages import Beat, Cancel, FromWorker, Ready, Stop, Submit
 from instantrt_serve.pictures import preview_picture, tagged_picture
@@ -26,7 +27,7 @@ from instantrt_serve.worker.connection import Connection, Hangup, Received
 from instantrt_serve.worker.jobs import DeadlineError, OpenJob, OpenPicture, Photos, failed
 from instantrt_serve.worker.lanes import Lanes
 from instantrt_serve.worker.log import log, log_bug
-from instantrt_serve.worker.maker import Latents, PictureMaker, Pixels
+from instantrt_serve.worker.maker import PictureMaker, Pixels
 from instantrt_serve.worker.measure import Measured
 
 DECODE_AHEAD = 4  # jobs whose photos are decoded before their turn
@@ -65,7 +66,6 @@ class Worker:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self._received = 0
         self._imagined = ImaginedDevice()
-        self._busy_ms = 0.0
         self._stopping = self._abandoned = False
 
     def run(self) -> None:
@@ -96,11 +96,9 @@ class Worker:
         sizes, measured = self._maker.bundle.manifest.sizes, self._measured
         return Ready(
             model=self._facts.model,
-            version=self._facts.version,
             target=self._maker.target.name,
             sizes={"default": sizes.default, "min": sizes.min, "max": sizes.max},
             slots=measured.slots,
-            lanes=measured.lanes,
             call_ms=measured.call_ms,
             fixed_ms=measured.fixed_ms,
         )
@@ -108,7 +106,7 @@ class Worker:
     def _beat(self, *, opens_lane: bool = False) -> None:
         begun = sum(job.begun_s is not None for job in self._jobs.values())
         backlog_ms = sum(job.left_ms + self._measured.fixed_ms for job in self._jobs.values())
-        self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._busy_ms, self._received, opens_lane))
+        self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._received, opens_lane))
 
     # Messages
 
@@ -231,7 +229,6 @@ class Worker:
 
     def _take(self, turn: Turn) -> None:
         """One turn of a lane: pictures join, the networks are called, and finished pictures leave."""
-        start = perf_counter()
         number = turn.lane
         if number is None:
             self._beat(opens_lane=True)
@@ -244,7 +241,6 @@ class Worker:
             loop = self._lanes.use(number)
             self._join(number, loop, turn)
             self._run(number, loop, turn)
-        self._busy_ms += (perf_counter() - start) * 1e3
 
     def _join(self, number: int, loop: DenoiseLoop, turn: Turn) -> None:
         for name in dict.fromkeys(join.job for join in turn.joins):

@@ -15,29 +15,20 @@ from instantrt.bundle import Bundle
 from instantrt.conditioning.conditions import Conditions
 from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt.device import Buffer, Device
+from instantrt.diagnosis import MADE_BY
 from instantrt.engine import TargetOptions
 from instantrt.errors import NotFiniteError
 from instantrt.finite import all_finite, require_finite
 from instantrt.network import Network
-from instantrt.prepare import Preparation, Prepared
+from instantrt.prepare import Preparation, Prepared, picture_size
 from instantrt.request import GenerateRequest
 from instantrt.samplers import StepTable
-from instantrt.slots import first_accepted, slot_inputs
+from instantrt.slots import Latents, first_accepted, slot_inputs
 from instantrt.stages import StageClock
 from instantrt.targets import open_target
 from instantrt_serve.worker.jobs import Photos
 
-Latents = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
-ON_DEVICE = (
-    "time_embeddings_unet",
-    "time_embeddings_identitynet",
-    "text_kv_unet",
-    "face_kv_unet",
-    "face_kv_identitynet",
-    "control_features",
-)
-"""Slot inputs that lie in buffers of the conditioning networks, which the next request overwrites."""
 
 
 class PictureMaker:
@@ -72,11 +63,7 @@ class PictureMaker:
         Raises:
             RequestError: the bundle does not have that size.
         """
-        width, height = self.bundle.manifest.sizes.default
-        if request.width is not None and request.height is not None:
-            width, height = request.width, request.height
-        self.bundle.manifest.sizes.check(width, height)
-        return width, height
+        return picture_size(request, self.bundle.manifest.sizes)
 
     def shape(self, request: GenerateRequest, slots: int) -> LoopShape:
         """The shape of the lanes for a request: ``slots``, or as many fewer or else more as the target has.
@@ -107,8 +94,8 @@ class PictureMaker:
         return slot_inputs(self.bundle, self.conditions, prepared, table, guidance_batch, self.clock.stage)
 
     def kept(self, inputs: SlotInputs) -> SlotInputs:
-        """The same inputs in host memory, where later requests do not overwrite them."""
-        values = {name: getattr(inputs, name) for name in ON_DEVICE}
+        """The same inputs in host memory: later requests overwrite the conditioning networks' buffers on the device."""
+        values = {name: getattr(inputs, name) for name in MADE_BY}
         on_device: dict[str, Buffer] = {n: v for n, v in values.items() if not isinstance(v, np.ndarray)}
         arrays: dict[str, Any] = dict(zip(on_device, self.device.download_all(list(on_device.values())), strict=True))
         return replace(inputs, **arrays)
