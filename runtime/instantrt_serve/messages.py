@@ -71,7 +71,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """The worker lives: after every turn of the device, and every second when it is idle.
+    """The worker lives, and what it has to do: whenever jobs come, begin or end, and every second.
 
     Args:
         waiting: jobs that have not begun.

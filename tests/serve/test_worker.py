@@ -23,7 +23,7 @@ from instantrt_serve.messages import Beat, Cancel, Done, Failed, FromWorker, Pro
 from instantrt_serve.worker.connection import Hangup
 from instantrt_serve.worker.loop import Facts, Worker
 from instantrt_serve.worker.maker import PictureMaker
-from instantrt_serve.worker.measure import Measured, free_bytes, measure
+from instantrt_serve.worker.measure import MAX_LANES, Measured, free_bytes, measure, worthwhile
 
 SMALL = {"width": 64, "height": 64}
 Pixels = npt.NDArray[np.uint8]
@@ -68,14 +68,14 @@ class Serve:
     def __call__(
         self,
         *items: Any,
-        slots: int = 1,
+        costs: dict[int, float] = {1: 1.0},  # noqa: B006 - only read
         lanes: int = 3,
         react: Callable[[FromWorker], Any] = lambda _: None,
         stop: bool = True,
     ) -> list[FromWorker]:
         """All that a worker says until it has answered everything."""
-        loop = self.maker.open_loop(LoopShape(slots, 2, 64, 64))
-        measured = replace(self.measured, loop=loop, slots=slots, lanes=lanes, call_ms={"64x64/2": 20.0})
+        loop = self.maker.open_loop(LoopShape(next(iter(costs)), 2, 64, 64))
+        measured = replace(self.measured, loop=loop, slot_costs=costs, lanes=lanes, call_ms={"64x64/2": 20.0})
         connection = ScriptedConnection([*items, Stop()] if stop else [*items], react)
         Worker(self.maker, measured, connection, Facts("nano", "1.2.3")).run()  # type: ignore[arg-type]
         assert isinstance(connection.sent[0], Ready)
@@ -115,9 +115,9 @@ def test_jobs_side_by_side_give_the_pixels_that_generate_gives(
 def test_several_slots_give_each_picture_what_it_gives_alone(serve: Serve) -> None:
     """Slots, lanes and neighbours differ from run to run; every picture is the same."""
     jobs = [serve.submit(name, **MIXED[name]) for name in ("euler", "heun", "stochastic", "weak")]
-    together = answers(serve(*jobs, slots=2))
+    together = answers(serve(*jobs, costs={2: 2.0}))
     for job in jobs[1:3]:
-        (alone,) = answers(serve(job, slots=2)).values()
+        (alone,) = answers(serve(job, costs={2: 2.0})).values()
         np.testing.assert_array_equal(pictures(together[job.job]), pictures(alone), err_msg=job.job)
 
 
@@ -276,14 +276,45 @@ def test_previews_are_small_pictures_that_come_near_the_final_one(serve: Serve) 
 
 
 def test_what_is_measured_makes_sense(maker: PictureMaker, measured: Measured) -> None:
-    assert measured.slots in (1, 2, 4)
-    assert 1 <= measured.lanes <= 8
+    assert measured.loop.shape.slots == measured.slots in (1, 2, 4)
+    assert all(count in (1, 2, 4) and cost > 0 for count, cost in measured.slot_costs.items())
+    assert measured.slot_costs[measured.slots] == measured.slots
+    assert 1 <= measured.lanes <= MAX_LANES
     assert list(measured.call_ms) == ["128x128/2"]
     assert measured.call_ms["128x128/2"] > 0
     assert free_bytes(maker.device) > 1 << 20
 
 
+@pytest.mark.parametrize(
+    ("times_ms", "exact", "kept"),
+    [
+        ({1: 10.0, 2: 17.0, 4: 31.0}, True, [1, 2, 4]),
+        ({1: 10.0, 2: 17.0, 4: 31.0}, False, [1]),  # nobody's picture depends on who else is there
+        ({1: 10.0, 2: 11.0, 4: 12.0}, True, [4]),
+        ({1: 10.0, 2: 11.0, 4: 12.0}, False, [4]),
+        ({1: 10.0, 2: 19.8, 4: 31.0}, True, [1, 4]),
+        ({1: 10.0, 2: 20.0, 4: 44.0}, True, [1]),
+        ({1: 10.0, 2: 12.0, 4: 22.0}, True, [2, 4]),
+        ({2: 10.0}, False, [2]),
+    ],
+)
+def test_lanes_have_the_slot_counts_that_pay(times_ms: dict[int, float], exact: bool, kept: list[int]) -> None:
+    assert worthwhile(times_ms, exact=exact) == kept
+
+
+def test_a_job_shares_a_wider_lane_and_its_picture_stays_the_same(
+    serve: Serve, pipeline: InstantID, astronaut: Pixels
+) -> None:
+    """Where slots pay, a job's own pictures and those of others go side by side."""
+    names = ("euler", "heun", "stochastic", "weak")
+    costs = {1: 1.0, 2: 1.5, 4: 2.0}
+    said = serve(*(serve.submit(name, **MIXED[name]) for name in names), costs=costs)
+    for name, answer in answers(said).items():
+        fields = {"prompt": "portrait photo of a person", **SMALL, **MIXED[name]}
+        np.testing.assert_array_equal(pictures(answer), pipeline.run(GenerateRequest(face=astronaut, **fields)).pixels)
+
+
 def test_slots_and_lanes_can_be_told(maker: PictureMaker) -> None:
     told = measure(maker, slots=2, lanes=5)
-    assert (told.slots, told.loop.shape.slots, told.lanes) == (2, 2, 5)
+    assert (told.slot_costs, told.loop.shape.slots, told.lanes) == ({2: 2.0}, 2, 5)
     told.loop.close()

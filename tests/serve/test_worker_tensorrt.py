@@ -47,7 +47,7 @@ def test_jobs_side_by_side_give_the_pictures_that_generate_gives(
         assert free_bytes(maker.device) > 0
         loop = maker.open_loop(LoopShape(slots, 2, 64, 64))
         preview = PreviewMap(np.ones((5, 3), np.float32))
-        measured = Measured(loop, slots, 2, {"64x64/2": 20.0}, 10.0, preview)
+        measured = Measured(loop, {slots: float(slots)}, 2, {"64x64/2": 20.0}, 10.0, preview)
         Worker(maker, measured, connection, Facts("nano", "1")).run()  # type: ignore[arg-type]
     with InstantID.load(planned_bundle, target="tensorrt-rtx") as pipeline:
         for name, answer in answers(connection.sent).items():

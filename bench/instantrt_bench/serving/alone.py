@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import Any
 
 from instantrt import InstantID
-from instantrt_bench.serving.client import pixels_digest
 from instantrt_bench.serving.mix import Asked
+from instantrt_bench.serving.outcome import pixels_digest
 from instantrt_serve.pictures import tagged_picture
 from instantrt_serve.schema import NOT_OF_THE_RUNTIME, RUNTIME_NAMES
 

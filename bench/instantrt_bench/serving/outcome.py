@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
+
+from PIL import Image
 
 from instantrt_bench.results.statistics import percentile
 from instantrt_bench.serving.mix import Asked
@@ -22,7 +28,7 @@ class Answer:
             ``failed``: anything else.
         sent_s: by the load test's clock.
         answered_s: likewise.
-        digests: of the pixels of each picture.
+        files: of the pictures, as base64.
         charges: ids under which the server may have charged it: one, or it was done more than once.
         detail: status and code of an answer without pictures.
     """
@@ -31,7 +37,7 @@ class Answer:
     outcome: str
     sent_s: float
     answered_s: float
-    digests: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     charges: tuple[str, ...] = ()
     detail: str = ""
 
@@ -39,6 +45,16 @@ class Answer:
     def latency_ms(self) -> float:
         """From sending the request to the last byte of its answer."""
         return (self.answered_s - self.sent_s) * 1e3
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """Of the pixels of each picture; not before they are asked for, so that clients take little of the CPU."""
+        return tuple(pixels_digest(base64.b64decode(file)) for file in self.files)
+
+
+def pixels_digest(file: bytes) -> str:
+    """SHA-256 of a picture's pixels."""
+    return hashlib.sha256(Image.open(io.BytesIO(file)).tobytes()).hexdigest()
 
 
 def fifo_latency_ms(answers: Sequence[Answer], service_ms: Mapping[str, float]) -> dict[str, float]:

@@ -78,7 +78,7 @@ class CountingDevice:
             for index, picture in enumerate(job.pictures)
             if picture.place is not None and picture.place.lane == lane
         ]
-        call_ms = max(self.jobs[name].call_ms for name, _ in here) * turn.shape.slots
+        call_ms = max(self.jobs[name].call_ms for name, _ in here) * self.limits.cost(turn.shape.slots)
         work_ms = sum(self.jobs[name].call_ms for name, _ in here) * turn.calls
         for name, index in here:
             picture = self.jobs[name].pictures[index]

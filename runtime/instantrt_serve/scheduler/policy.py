@@ -4,12 +4,16 @@ A lane is a batch of slots of one shape; lanes share the device in turns of a fe
 or several, each of which needs a slot until it is done. Jobs are served in the order of
 :mod:`instantrt_serve.scheduler.fair`: a job begins when its turn has come, not before, so that only jobs that a shorter
 one has overtaken hold a lane without running. One lane is kept for such a shorter one.
+
+A call of a lane with more slots costs more, but less for each picture. A job that may go into lanes of several slot
+counts gets the one that does most for its cost with the pictures that are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 from instantrt.denoise import LoopShape
 from instantrt_serve.scheduler.fair import FairJob, order
@@ -44,12 +48,13 @@ class Job:
 
     Args:
         name: unique.
-        shape: of the lanes that can make its pictures.
+        shape: of the lanes that can make its pictures; where several can, the one with the fewest slots.
         pictures: all of them, also those that are done.
-        call_ms: work of one network call of one picture: a lane's call divided by its slots.
+        call_ms: work of one network call of one picture: a call of a lane of ``shape`` divided by its slots.
         deadline_s: when its answer is of no use any more, on the clock of :attr:`State.now_s`.
         is_ready: whether it can begin, i.e. its photos are decoded.
         pause_calls: most calls before something is to be told of it.
+        wider: lanes with more slots that can make its pictures as well.
     """
 
     name: str
@@ -59,6 +64,12 @@ class Job:
     deadline_s: float | None = None
     is_ready: bool = True
     pause_calls: int | None = None
+    wider: tuple[LoopShape, ...] = ()
+
+    @property
+    def shapes(self) -> tuple[LoopShape, ...]:
+        """Of all lanes that can make its pictures, the fewest slots first."""
+        return (self.shape, *self.wider)
 
     @property
     def left_ms(self) -> float:
@@ -95,12 +106,19 @@ class Limits:
         turn_ms: of a lane before others are looked at again.
         turn_calls: likewise, in network calls.
         fixed_ms: of each job outside its network calls.
+        slot_costs: by slot count, what a lane's call costs in units of :attr:`Job.call_ms`; where it is not known, the
+            count itself.
     """
 
     lanes: int
     turn_ms: float = 50.0
     turn_calls: int = 8
     fixed_ms: float = 0.0
+    slot_costs: Mapping[int, float] = field(default_factory=dict)
+
+    def cost(self, slots: int) -> float:
+        """Of a call of a lane with so many slots."""
+        return self.slot_costs.get(slots, float(slots))
 
 
 @dataclass(frozen=True)
@@ -207,13 +225,14 @@ def _most_urgent_first(jobs: list[Job], state: State) -> list[Job]:
 
 def _lane_of(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State) -> _Choice | None:
     """Where a job can go on or begin; None if it cannot now."""
-    for picture in job.pictures:
-        if picture.place is not None:
-            return _Choice(picture.place.lane, job.shape)
+    mine = {picture.place.lane for picture in job.pictures if picture.place is not None}
+    for lane in state.lanes:
+        if lane.number in mine:
+            return _Choice(lane.number, lane.shape)
     if not job.is_ready or job.left_ms == 0:
         return None
     for lane in state.lanes:
-        if lane.shape == job.shape and 0 < len(taken.get(lane.number, ())) < lane.shape.slots:
+        if lane.shape in job.shapes and 0 < len(taken.get(lane.number, ())) < lane.shape.slots:
             return _Choice(lane.number, lane.shape)
     return _new_lane(job, jobs, taken, state)
 
@@ -222,11 +241,18 @@ def _new_lane(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: Stat
     free = state.limits.lanes - len(taken)
     if free < 1 or (free == 1 < state.limits.lanes and not _is_shortest(job, jobs)):
         return None
+    shape = max(job.shapes, key=lambda shape: _gain(shape, jobs, state.limits))  # of equals the one with fewest slots
     idle = sorted((lane for lane in state.lanes if lane.number not in taken), key=lambda lane: lane.used)
     for lane in reversed(idle):
-        if lane.shape == job.shape:
-            return _Choice(lane.number, lane.shape)
-    return _Choice(None, job.shape, idle[0].number if idle and len(state.lanes) >= state.limits.lanes else None)
+        if lane.shape == shape:
+            return _Choice(lane.number, shape)
+    return _Choice(None, shape, idle[0].number if idle and len(state.lanes) >= state.limits.lanes else None)
+
+
+def _gain(shape: LoopShape, jobs: Sequence[Job], limits: Limits) -> float:
+    """What a new lane of that shape does for its cost with the pictures that it begins with, until all are done."""
+    lefts = [picture.left for _, _, picture in islice(_waiting(shape, jobs), shape.slots)]
+    return sum(lefts) / (limits.cost(shape.slots) * max(lefts))
 
 
 def _is_shortest(job: Job, jobs: list[Job]) -> bool:
@@ -237,7 +263,7 @@ def _turn(choice: _Choice, jobs: list[Job], taken: dict[int, set[int]], limits: 
     used = set() if choice.lane is None else taken.get(choice.lane, set())
     joins = tuple(_joins(choice, jobs, used))
     joining = {(join.job, join.picture) for join in joins}
-    lane_call_ms = choice.shape.slots * max(job.call_ms for job in jobs if job.shape == choice.shape)
+    lane_call_ms = limits.cost(choice.shape.slots) * max(job.call_ms for job in jobs if choice.shape in job.shapes)
     calls = max(1, int(min(limits.turn_calls, limits.turn_ms / max(lane_call_ms, LEAST_CALL_MS))))
     for job in jobs:
         for index, picture in enumerate(job.pictures):
@@ -249,15 +275,18 @@ def _turn(choice: _Choice, jobs: list[Job], taken: dict[int, set[int]], limits: 
 
 def _joins(choice: _Choice, jobs: list[Job], used: set[int]) -> Iterator[Join]:
     """Pictures for the free slots of a lane: idle slots cost about as much as working ones."""
-    free = iter([slot for slot in range(choice.shape.slots) if slot not in used])
+    free = (slot for slot in range(choice.shape.slots) if slot not in used)
+    for slot, (job, index, _) in zip(free, _waiting(choice.shape, jobs), strict=False):
+        yield Join(job.name, index, slot)
+
+
+def _waiting(shape: LoopShape, jobs: Iterable[Job]) -> Iterator[tuple[Job, int, Picture]]:
+    """Pictures that could begin in a lane of that shape."""
     for job in jobs:
-        if job.shape == choice.shape and job.is_ready:
+        if shape in job.shapes and job.is_ready:
             for index, picture in enumerate(job.pictures):
                 if picture.place is None and picture.left > 0:
-                    slot = next(free, None)
-                    if slot is None:
-                        return
-                    yield Join(job.name, index, slot)
+                    yield job, index, picture
 
 
 def _taken(jobs: list[Job]) -> dict[int, set[int]]:

@@ -46,7 +46,8 @@ class OpenJob:
     Args:
         submit: what was sent; without the photos once they are decoded.
         request: the same, checked.
-        shape: of the lanes that can make its pictures.
+        shape: of the narrowest lanes that can make its pictures.
+        wider: lanes with more slots that can, too.
         table: its step table.
         call_ms: device time of a call of one picture.
         arrived_s: on the worker's clock.
@@ -55,6 +56,7 @@ class OpenJob:
     submit: Submit
     request: GenerateRequest
     shape: LoopShape
+    wider: tuple[LoopShape, ...]
     table: StepTable
     call_ms: float
     arrived_s: float
@@ -107,6 +109,7 @@ class OpenJob:
             deadline_s=None if deadline_s is None else self.arrived_s + deadline_s,
             is_ready=self.photos is not None or self.begun_s is not None,
             pause_calls=self.first_preview(),
+            wider=self.wider,
         )
 
     def claim_answer(self) -> bool:

@@ -30,9 +30,9 @@ from instantrt_serve.worker.log import log, log_bug
 from instantrt_serve.worker.maker import PictureMaker, Pixels
 from instantrt_serve.worker.measure import Measured
 
-DECODE_AHEAD = 4  # jobs whose photos are decoded before their turn
+DECODE_AHEAD = 16  # jobs whose photos are decoded before their turn: those that may share a lane are among them
 THREADS = 2  # for photos and pictures
-IDLE_BEAT_S = 1.0
+BEAT_S = 1.0  # at most between two, and as often as jobs come, begin and end
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"  # the one failure of a driver after which it still works
 SMOOTHING = 0.2  # weight of the newest turn in the mean time of a call
 
@@ -65,6 +65,7 @@ class Worker:
         self._jobs: dict[str, OpenJob] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self._received = 0
+        self._beaten, self._beaten_s = (0, 0, 0, False), monotonic()
         self._imagined = ImaginedDevice()
         self._stopping = self._abandoned = False
 
@@ -78,7 +79,7 @@ class Worker:
                 decision = decide(self._state())
                 self._expire(decision)
                 if decision.turn is None:
-                    self._receive(IDLE_BEAT_S)
+                    self._receive(BEAT_S)
                 else:
                     self._take(decision.turn)
                 self._beat()
@@ -105,6 +106,10 @@ class Worker:
 
     def _beat(self, *, opens_lane: bool = False) -> None:
         begun = sum(job.begun_s is not None for job in self._jobs.values())
+        counts, now_s = (len(self._jobs) - begun, begun, self._received, opens_lane), monotonic()
+        if counts == self._beaten and now_s < self._beaten_s + BEAT_S:
+            return  # each costs the other process a moment of a core
+        self._beaten, self._beaten_s = counts, now_s
         backlog_ms = sum(job.left_ms + self._measured.fixed_ms for job in self._jobs.values())
         self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._received, opens_lane))
 
@@ -137,10 +142,11 @@ class Worker:
             raise CancelledError("the worker is stopping")
         request = GenerateRequest(face=submit.face, pose=submit.pose, **submit.fields)  # type: ignore[arg-type]
         shape = self._maker.shape(request, self._measured.slots)
+        wider = self._maker.wider(shape, self._measured.slot_costs)
         table = request_table(request, self._maker.bundle.scheduler)
         one_ms = call_ms(self._call_ms, shape.width, shape.height, shape.guidance_batch) / shape.slots
         pictures = [OpenPicture(len(table.rows)) for _ in range(request.samples)]
-        job = self._jobs[submit.job] = OpenJob(submit, request, shape, table, one_ms, monotonic(), pictures)
+        job = self._jobs[submit.job] = OpenJob(submit, request, shape, wider, table, one_ms, monotonic(), pictures)
         self._imagined.add(submit.job, submit.account, job.left_ms)
 
     def _guarded(self, name: str, work: Callable[[], None]) -> bool:
@@ -215,7 +221,8 @@ class Worker:
 
     def _state(self) -> State:
         jobs = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
-        limits = Limits(self._lanes.bound, fixed_ms=self._measured.fixed_ms)
+        measured = self._measured
+        limits = Limits(self._lanes.bound, fixed_ms=measured.fixed_ms, slot_costs=measured.slot_costs)
         return State(jobs, self._imagined.jobs, self._lanes.lanes(), limits, monotonic())
 
     def _expire(self, decision: Decision) -> None:
@@ -294,9 +301,10 @@ class Worker:
                 self._guarded(job.name, partial(self._finish, job, index, loop))
 
     def _learn(self, loop: DenoiseLoop, times_ms: tuple[float, ...]) -> None:
-        """Keep the mean time of a call of this shape."""
+        """Keep the mean time of a call of the narrowest lane of this size."""
         name = shape_name(loop.shape.width, loop.shape.height, loop.shape.guidance_batch)
-        newest = sum(times_ms) / len(times_ms)
+        costs, slots = self._measured.slot_costs, self._measured.slots
+        newest = sum(times_ms) / len(times_ms) * slots / costs.get(loop.shape.slots, loop.shape.slots)
         self._call_ms[name] = newest + (1 - SMOOTHING) * (self._call_ms.get(name, newest) - newest)
 
     def _tell(self, job: OpenJob, loop: DenoiseLoop) -> None:
@@ -325,6 +333,6 @@ class Worker:
 
 def serve(maker: PictureMaker, measured: Measured, connection: Connection, facts: Facts) -> None:
     """Run a worker until it is done, and say so in the log."""
-    log("ready", slots=measured.slots, lanes=measured.lanes, fixed_ms=measured.fixed_ms)
+    log("ready", slot_costs=str(measured.slot_costs), lanes=measured.lanes, fixed_ms=measured.fixed_ms)
     Worker(maker, measured, connection, facts).run()
     log("stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from instantrt.bundle import Bundle
 from instantrt.conditioning.conditions import Conditions
-from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
+from instantrt.denoise import LOOP_NETWORKS, DenoiseLoop, LoopShape, SlotInputs
 from instantrt.device import Buffer, Device
 from instantrt.diagnosis import MADE_BY
 from instantrt.engine import TargetOptions
@@ -74,6 +75,16 @@ class PictureMaker:
         width, height = self.size(request)
         counts = [*range(slots, 0, -1), *range(slots + 1, self.bundle.manifest.slots[1] + 1)]
         return first_accepted(self.target, request.guidance_batch, counts, height, width)
+
+    def wider(self, shape: LoopShape, counts: Iterable[int]) -> tuple[LoopShape, ...]:
+        """Those shapes like ``shape`` with more slots, of these counts, that the target has."""
+        return tuple(
+            wide for count in counts if count > shape.slots and self.accepts(wide := replace(shape, slots=count))
+        )
+
+    def accepts(self, shape: LoopShape) -> bool:
+        """Whether the target has a loop of that shape."""
+        return all(self.target.accepts(network, shape.symbols) for network in LOOP_NETWORKS)
 
     def open_loop(self, shape: LoopShape) -> DenoiseLoop:
         """The denoise loop of a new lane."""

@@ -1,4 +1,4 @@
-"""What the worker finds out about its device at start-up: how many slots pay, how many lanes fit, how long things take.
+"""What the worker finds out about its device at start-up: slot counts that pay, lanes that fit, how long things take.
 
 It generates a picture of nobody: the person, the text and the noise cost the networks the same whatever they are.
 """
@@ -6,7 +6,8 @@ It generates a picture of nobody: the person, the text and the noise cost the ne
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,14 +23,16 @@ from instantrt.device import Device
 from instantrt.errors import NoFaceError
 from instantrt.prepare import Prepared, request_table
 from instantrt.request import GenerateRequest
+from instantrt.slots import Latents
 from instantrt_serve.estimate import shape_name
 from instantrt_serve.worker.lanes import NO_ROOM
 from instantrt_serve.worker.maker import PictureMaker
 from instantrt_serve.worker.preview import PreviewMap
 
 SLOTS = (1, 2, 4)
-MAX_SLOWDOWN = 1.25  # of a lane's call for more slots: idle ones are then nearly free
-MAX_LANES = 8
+NEARLY_FREE = 1.25  # times a call with fewer slots: idle slots cost so little that the fewer are not worth a lane
+LEAST_GAIN = 1.05  # of pictures per time, for which lanes with more slots are worth it
+MAX_LANES = 24
 MEMORY_SHARE = 0.8  # of what is free that further lanes may take
 CALLS = 3  # timed, after one that is not
 STEPS = 4  # of the picture that previews are fitted to
@@ -42,7 +45,8 @@ class Measured:
 
     Args:
         loop: a denoise loop of the shape that requests have by default, warm.
-        slots: of a lane.
+        slot_costs: slot counts of lanes, the fewest first, and what a call with so many costs in units of a call of one
+            picture: the first one's call divided by its slots.
         lanes: at most.
         call_ms: as in :attr:`instantrt_serve.messages.Ready.call_ms`.
         fixed_ms: of conditioning and decoding one picture.
@@ -50,11 +54,16 @@ class Measured:
     """
 
     loop: DenoiseLoop
-    slots: int
+    slot_costs: dict[int, float]
     lanes: int
     call_ms: dict[str, float]
     fixed_ms: float
     preview: PreviewMap
+
+    @property
+    def slots(self) -> int:
+        """Of the narrowest lanes."""
+        return next(iter(self.slot_costs))
 
 
 def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = None) -> Measured:
@@ -76,16 +85,16 @@ def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = N
         inputs = maker.kept(maker.condition(prepared, table, guidance_batch)[0][0])
         fixed_ms = (perf_counter() - start) * 1e3
     before = _used_bytes(maker.device)
-    loop, call_ms = _best_loop(maker, request, inputs, SLOTS if slots is None else (slots,))
+    loop, times_ms = _timed_loops(maker, request, inputs, SLOTS if slots is None else (slots,))
     lane_bytes = max(1, _used_bytes(maker.device) - before)
     preview, decode_ms = _preview(maker, loop, inputs)
     width, height, batch = loop.shape.width, loop.shape.height, loop.shape.guidance_batch
     fitting = 1 + int(MEMORY_SHARE * free_bytes(maker.device)) // lane_bytes
     return Measured(
         loop,
-        loop.shape.slots,
+        {count: round(loop.shape.slots * ms / times_ms[loop.shape.slots], 3) for count, ms in times_ms.items()},
         min(MAX_LANES, fitting) if lanes is None else lanes,
-        {shape_name(width, height, batch): round(call_ms, 3)},
+        {shape_name(width, height, batch): round(times_ms[loop.shape.slots], 3)},
         round(fixed_ms + decode_ms, 3),
         preview,
     )
@@ -107,41 +116,59 @@ def _find_no_face(maker: PictureMaker) -> None:
         maker.preparation.faces.find(np.full((128, 128, 3), 128, np.uint8), "warm-up")
 
 
-def _best_loop(
-    maker: PictureMaker, request: GenerateRequest, inputs: SlotInputs, counts: tuple[int, ...]
-) -> tuple[DenoiseLoop, float]:
-    """The loop with the most slots whose call costs little more than that of the first, and the time of its call."""
-    best: tuple[DenoiseLoop, float] | None = None
-    first_ms = 0.0
-    for count in counts:
-        shape = maker.shape(request, count)
-        if shape.slots != count and best is not None:
-            continue
-        try:
-            loop = maker.open_loop(shape)
-        except NO_ROOM:
-            if best is None:
-                raise
-            break
-        ms = _time_call(loop, inputs)
-        if best is None:
-            first_ms, best = ms, (loop, ms)
-        elif ms <= MAX_SLOWDOWN * first_ms:
-            best[0].close()
-            best = loop, ms
-        else:
+def _timed_loops(
+    maker: PictureMaker, request: GenerateRequest, inputs: SlotInputs, counts: Sequence[int]
+) -> tuple[DenoiseLoop, dict[int, float]]:
+    """The loop with the fewest slots of those that are worth it, and the times of a call of all of these by slots."""
+    loops: list[DenoiseLoop] = []
+    times_ms: dict[int, float] = {}
+    latents: list[Latents] = []
+    with ExitStack() as opened:
+        for count in counts:
+            shape = maker.shape(request, count)
+            if loops and shape.slots != count:
+                continue
+            try:
+                loop = opened.enter_context(closing(maker.open_loop(shape)))
+            except NO_ROOM:
+                if not loops:
+                    raise
+                break
+            loops.append(loop)
+            times_ms[shape.slots] = _time_call(loop, inputs)
+            latents.append(loop.latents())
+        exact = all(np.array_equal(slot, latents[0][0]) for of_loop in latents for slot in of_loop)
+        kept = worthwhile(times_ms, exact=exact)
+        first = loops.pop(list(times_ms).index(kept[0]))
+        opened.pop_all()
+        for loop in loops:
             loop.close()
-            break
-    if best is None:
-        raise ValueError("no slot counts to choose from")
-    return best
+    return first, {count: times_ms[count] for count in kept}
 
 
 def _time_call(loop: DenoiseLoop, inputs: SlotInputs) -> float:
+    """Milliseconds of a call; afterwards each slot's latents are those after its last one."""
     for slot in range(loop.shape.slots):
         loop.load_slot(slot, inputs)
     loop.run(1)
     return median(loop.run(CALLS).call_ms)
+
+
+def worthwhile(times_ms: Mapping[int, float], *, exact: bool) -> list[int]:
+    """The slot counts of which lanes are made, the fewest first.
+
+    Args:
+        times_ms: of a call, by slot count, the fewest first.
+        exact: whether a picture is the same, bit for bit, in all of them. If not, one count is used for everything, so
+            that what others ask for does not change a picture.
+    """
+    kept: list[int] = []
+    for count, ms in times_ms.items():
+        if kept and ms <= NEARLY_FREE * times_ms[kept[-1]]:
+            kept[-1] = count
+        elif not kept or (exact and count / ms >= LEAST_GAIN * kept[-1] / times_ms[kept[-1]]):
+            kept.append(count)
+    return kept
 
 
 def _preview(maker: PictureMaker, loop: DenoiseLoop, inputs: SlotInputs) -> tuple[PreviewMap, float]:
