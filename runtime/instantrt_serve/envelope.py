@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,12 +37,14 @@ class Note:
         credits: left of the key; 0 without a valid key.
         key: its id.
         job: the job it made or asks for.
+        began_s: when its head had been read, by :func:`time.monotonic`.
     """
 
     request_id: str
     credits: int = 0
     key: str | None = None
     job: str | None = None
+    began_s: float = field(default_factory=time.monotonic)
 
 
 def note_of(scope: Scope) -> Note:

@@ -116,6 +116,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
         warnings: what the user should know.
         queue_ms: from the job's arrival at the worker to its start.
         stages_ms: milliseconds by stage, as in :class:`instantrt.result.Timings`.
+        decoded_s: when the last picture was decoded, by :func:`time.monotonic`, which is the same for all processes.
     """
 
     job: str
@@ -126,6 +127,7 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     warnings: list[str]
     queue_ms: float
     stages_ms: dict[str, float]
+    decoded_s: float = 0.0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

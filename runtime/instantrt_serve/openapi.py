@@ -23,7 +23,10 @@ COMMON = {
 OF_PICTURES = {
     "x-seed": {"description": "the seed used", "schema": {"type": "integer"}},
     "x-model": {"description": "what the bundle calls itself", "schema": {"type": "string"}},
-    "server-timing": {"description": "milliseconds by stage", "schema": {"type": "string"}},
+    "server-timing": {
+        "description": "milliseconds by stage, from decoding to the answer, in all",
+        "schema": {"type": "string"},
+    },
 }
 EXAMPLE_ERROR = {
     "code": "request",

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import secrets
+import time
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -44,7 +45,9 @@ async def instantid(request: Request) -> Response:
     work = _work(note_of(request.scope).request_id, service, key, received)
     with service.dispatch.admitted(work):
         done = await _charged(request, service, key, work)
-    return await beside(sum(map(len, done.pictures)), answer, received.form, done, service)
+    response = await beside(sum(map(len, done.pictures)), answer, received.form, done, service)
+    response.headers["server-timing"] = server_timing(done, note_of(request.scope).began_s, time.monotonic())
+    return response
 
 
 def _work(job: str, service: Service, key: Key, received: Received[PictureRequest]) -> Submit:
@@ -114,13 +117,24 @@ def base64_texts(pictures: list[bytes]) -> list[str]:
 def headers_of(done: Done, service: Service) -> dict[str, str]:
     """What is said of pictures beside them."""
     ready = service.dispatch.worker.ready
-    timings = {"queue": done.queue_ms, **done.stages_ms}
     headers = {
         "x-seed": str(done.seed),
         "x-model": "unknown" if ready is None else ascii(ready.model)[1:-1],
-        "server-timing": ", ".join(f"{name};dur={ms:.1f}" for name, ms in timings.items()),
     }
     warnings = json.dumps(done.warnings)
     if done.warnings and len(warnings) <= MAX_WARNINGS:
         headers["x-warnings"] = warnings
     return headers
+
+
+def server_timing(done: Done, began_s: float, now_s: float) -> str:
+    """The header of that name: milliseconds by stage, from the last picture's decoding until now, and in all.
+
+    Args:
+        done: the pictures.
+        began_s: when the request's head had been read, by :func:`time.monotonic`.
+        now_s: by the same clock.
+    """
+    stages_ms = {"queue": done.queue_ms, **done.stages_ms}
+    since_ms = {"answer": (now_s - done.decoded_s) * 1e3, "total": (now_s - began_s) * 1e3}
+    return ", ".join(f"{name};dur={ms:.1f}" for name, ms in {**stages_ms, **since_ms}.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from email import message_from_bytes
 from email.policy import HTTP
 from typing import Any
@@ -13,8 +14,9 @@ from msgspec.structs import replace
 
 from instantrt.request import RANGES, GenerateRequest
 from instantrt_serve.errors import PROBLEMS
-from instantrt_serve.messages import Failed, Ready
+from instantrt_serve.messages import Done, Failed, Ready
 from instantrt_serve.schema import PictureRequest
+from instantrt_serve.v1 import server_timing
 from instantrt_serve.worker_client import WorkerState
 from serve.conftest import CREDITS, PHOTO, PHOTO_TEXT, Serve
 from serve.fake_worker import READY, FakeWorker, picture_of
@@ -75,7 +77,9 @@ async def test_the_answer_is_the_picture(serve: Serve) -> None:
     assert answer.headers["x-seed"] == "7"
     assert answer.headers["x-model"] == "fake"
     assert answer.headers["x-request-id"] == work.job == work.tags["request_id"]
-    assert answer.headers["server-timing"] == "queue;dur=2.0, photo;dur=1.0, denoise;dur=5.0"
+    stages, _, since = answer.headers["server-timing"].partition(", answer;dur=")
+    assert stages == "queue;dur=2.0, photo;dur=1.0, denoise;dur=5.0"
+    assert re.fullmatch(r"-?\d+\.\d, total;dur=\d+\.\d", since)
     assert answer.headers["x-warnings"] == '["several faces"]'
 
 
@@ -376,3 +380,11 @@ async def test_many_at_once_get_each_their_own(serve: Serve) -> None:
     assert [answer.headers["x-seed"] for answer in answers] == [str(seed) for seed in range(40)]
     assert [base64.b64decode(a.text) for a in alone] == [a.content for a in answers[::2]]
     assert len({answer.headers["x-request-id"] for answer in answers}) == 40
+
+
+def test_server_timing_tells_what_came_after_decoding_and_the_whole() -> None:
+    done = Done("j", [], 1, 64, 64, [], queue_ms=2.0, stages_ms={"decode": 5.0}, decoded_s=10.0)
+    assert (
+        server_timing(done, began_s=9.5, now_s=10.0035)
+        == "queue;dur=2.0, decode;dur=5.0, answer;dur=3.5, total;dur=503.5"
+    )

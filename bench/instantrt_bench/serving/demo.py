@@ -36,7 +36,7 @@ def show(bundle: Path, out: Path) -> None:
         answer.raise_for_status()
         picture = out / "picture.jpg"
         replace_file(picture, lambda file: file.write(answer.content))
-        took_ms = sum(server_timing(answer.headers["server-timing"]).values())
+        took_ms = server_timing(answer.headers["server-timing"])["total"]
         seed, left = answer.headers["x-seed"], answer.headers["x-remaining-credits"]
         sys.stdout.write(f"POST /v1/instantid: {picture}, seed {seed}, {took_ms:.0f} ms, {left} credits left\n")
         sys.stdout.write(f"the page: {_screenshot(server.url, out / 'page.png')}\n")

@@ -44,12 +44,13 @@ def reserve(connection: Connection, job: str, key_id: str, credits_: int, instan
         return remaining(connection, key_id)
     enough = (tables.keys.c.id == key_id) & tables.keys.c.revoked_ms.is_(None) & (tables.keys.c.credits >= credits_)
     taken = update(tables.keys).where(enough).values(credits=tables.keys.c.credits - credits_)
-    if connection.execute(taken).rowcount == 0:
+    left = connection.execute(taken.returning(tables.keys.c.credits)).scalar()
+    if left is None:
         raise _refusal(connection, key_id, credits_)
     values = {"job": job, "key": key_id, "instance": instance, "credits": credits_}
     values |= {"state": ChargeState.RESERVED, "created_ms": now_ms()}
     connection.execute(insert(tables.charges).values(values))
-    return remaining(connection, key_id)
+    return int(left)
 
 
 def settle(connection: Connection, job: str, state: ChargeState) -> int | None:
@@ -57,12 +58,14 @@ def settle(connection: Connection, job: str, state: ChargeState) -> int | None:
 
     A charge that is settled stays as it is, whichever way.
     """
-    charge = connection.execute(select(tables.charges).where(tables.charges.c.job == job)).first()
+    this = tables.charges.c.job == job
+    settled = update(tables.charges).where(this & (tables.charges.c.state == ChargeState.RESERVED))
+    settled = settled.values(state=state, settled_ms=now_ms())
+    charge = connection.execute(settled.returning(tables.charges.c.key, tables.charges.c.credits)).first()
     if charge is None:
-        return None
-    open_ = (tables.charges.c.job == job) & (tables.charges.c.state == ChargeState.RESERVED)
-    settled = update(tables.charges).where(open_).values(state=state, settled_ms=now_ms())
-    if connection.execute(settled).rowcount and state == ChargeState.REFUNDED:
+        before = connection.execute(select(tables.charges.c.key).where(this)).first()
+        return None if before is None else remaining(connection, before.key)
+    if state == ChargeState.REFUNDED:
         back = update(tables.keys).where(tables.keys.c.id == charge.key)
         connection.execute(back.values(credits=tables.keys.c.credits + charge.credits))
     return remaining(connection, charge.key)

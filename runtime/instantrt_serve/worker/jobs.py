@@ -68,6 +68,7 @@ class OpenJob:
     inputs: list[SlotInputs] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     stages_ms: dict[str, float] = field(default_factory=dict)
+    decoded_s: float = 0.0
     lock: Lock = field(default_factory=Lock)
     is_answered: bool = False
 
@@ -150,6 +151,7 @@ class OpenJob:
             warnings=list(self.warnings),
             queue_ms=(self.begun_s - self.arrived_s) * 1e3,
             stages_ms=dict(self.stages_ms),
+            decoded_s=self.decoded_s,
         )
 
 

@@ -327,6 +327,7 @@ class Worker:
             latents: Latents = self._maker.latents(loop, picture.place.slot)
         picture.place = None
         pixels = self._maker.decode(latents)
+        job.decoded_s = monotonic()
         job.add_stages(clock.read_ms())
         self._beside(job, partial(self._encode_picture, job, index, pixels))
 

@@ -31,10 +31,10 @@ from instantrt_serve.worker.preview import PreviewMap
 
 SLOTS = (1, 2, 4)
 NEARLY_FREE = 1.25  # times a call with fewer slots: idle slots cost so little that the fewer are not worth a lane
-LEAST_GAIN = 1.05  # of pictures per time, for which lanes with more slots are worth it
+LEAST_GAIN = 1.02  # of pictures per time, for which lanes with more slots are worth it
 MAX_LANES = 24
 MEMORY_SHARE = 0.8  # of what is free that further lanes may take
-CALLS = 3  # timed, after one that is not
+CALLS = 5  # timed, after one that is not
 STEPS = 4  # of the picture that previews are fitted to
 FACE = ((0.38, 0.42), (0.62, 0.42), (0.5, 0.55), (0.41, 0.68), (0.59, 0.68))  # keypoints in parts of the picture
 
