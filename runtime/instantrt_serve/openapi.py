@@ -24,7 +24,7 @@ OF_PICTURES = {
     "x-seed": {"description": "the seed used", "schema": {"type": "integer"}},
     "x-model": {"description": "what the bundle calls itself", "schema": {"type": "string"}},
     "server-timing": {
-        "description": "milliseconds by stage, from decoding to the answer, in all",
+        "description": "milliseconds by stage, and in all",
         "schema": {"type": "string"},
     },
 }
