@@ -23,7 +23,7 @@ from instantrt import GenerateRequest, InstantID
 from instantrt.bundle import Bundle
 from instantrt.engine import TargetOptions
 from instantrt.engine.openvino import OpenVinoEngine, OpenVinoTarget, find_device, import_openvino
-from instantrt.errors import BundleError, DeviceError, MissingExtraError, RequestError
+from instantrt.errors import BundleError, DeviceError, EngineError, MissingExtraError, RequestError
 from instantrt.network import Network
 from instantrt.targets import open_target
 from instantrt.threads import usable_cpus
@@ -133,6 +133,18 @@ def test_pictures_are_those_of_onnxruntime_and_the_same_in_every_run(
     assert relative_error(found.latents, expected.latents) <= 1e-5
     np.testing.assert_array_equal(found.latents, again.latents)
     np.testing.assert_array_equal(found.pixels, again.pixels)
+
+
+def test_weights_by_stage_give_the_same_pictures(
+    nano_bundle: Path, compiled: Path, astronaut: npt.NDArray[np.uint8]
+) -> None:
+    request = GenerateRequest(face=astronaut, prompt="portrait", steps=4, seed=7, width=64, height=64)
+    made = []
+    for residency in ("resident", "staged"):
+        options: Any = {"residency": residency, "runtime_cache": compiled}
+        with InstantID.load(nano_bundle, target="openvino", threads=1, **options) as pipeline:
+            made.append(pipeline.run(request).pixels)
+    np.testing.assert_array_equal(*made)
 
 
 # ---- buffers ----
@@ -245,8 +257,16 @@ def test_a_graph_that_it_cannot_read_is_an_error_of_ours(
     target: OpenVinoTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(target._bundle, "onnx", lambda _network: Path(__file__))
-    with pytest.raises(BundleError, match=r"OpenVINO cannot compile test_openvino_engine\.py"):
+    with pytest.raises(BundleError, match=r"OpenVINO cannot read test_openvino_engine\.py"):
         target.load("unet", LOOP)
+
+
+def test_a_network_that_it_cannot_compile_is_an_error_of_ours(
+    target: OpenVinoTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(target._config, "NUM_STREAMS", "many")
+    with pytest.raises(EngineError, match=r"cannot compile image_projection for its device CPU\nFound: .*NUM_STREAMS"):
+        target.load("image_projection", {})
 
 
 def test_without_the_package_the_extra_is_named(nano_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

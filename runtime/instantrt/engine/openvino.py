@@ -21,7 +21,7 @@ from instantrt.device.host import HostDevice
 from instantrt.engine import OPENVINO, BusyTime, OpenVinoDevice, PrecisionHint, TargetOptions
 from instantrt.engine.onnxruntime import ExportedRanges, check_host_options
 from instantrt.engine.openvino_cache import CompiledCache, file_name
-from instantrt.errors import BundleError, DeviceError, MissingExtraError, RequestError
+from instantrt.errors import BundleError, DeviceError, EngineError, MissingExtraError, RequestError
 from instantrt.quiet import hidden
 from instantrt.residency import Residency
 from instantrt.threads import useful_threads
@@ -96,19 +96,20 @@ class OpenVinoTarget:
         """Compile ``network``, or take it from the cache; axes of the named symbols become constants.
 
         Raises:
-            BundleError: OpenVINO cannot read or compile the graph.
+            BundleError: OpenVINO cannot read the graph.
+            EngineError: it cannot compile it.
+            DeviceError: it would compute in another precision than asked for.
             RequestError: more or fewer slots or guidance batch than the bundle was exported for.
         """
         self._ranges.check(network, symbols)
-        path = self._bundle.onnx(network)
         contract = self._bundle.contracts[network]
         try:
-            compiled = self._compiled(path, contract, symbols)
+            compiled = self._compiled(self._bundle.onnx(network), contract, symbols)
         except RuntimeError as error:  # the only one that OpenVINO's binding raises
-            raise BundleError(
-                f"OpenVINO cannot compile {path.name}",
+            raise EngineError(
+                f"OpenVINO cannot compile {network} for its device {self._place}",
                 found=str(error),
-                hint=f"{EXPORT_AGAIN}, use a newer openvino, or use another target",
+                hint="use a newer openvino, another device or another target; empty the runtime cache if it has one",
             ) from error
         self._check_precision(network, compiled)
         return OpenVinoEngine(self._ov, contract, compiled)
@@ -171,7 +172,11 @@ class OpenVinoTarget:
         )
 
     def _compile(self, path: Path, contract: NetworkContract, symbols: Mapping[str, int]) -> Any:
-        model = self._core.read_model(path)
+        try:
+            model = self._core.read_model(path)
+        except RuntimeError as error:
+            hint = f"{EXPORT_AGAIN}, or use a newer openvino"
+            raise BundleError(f"OpenVINO cannot read {path.name}", found=str(error), hint=hint) from error
         if symbols:
             model.reshape({spec.name: fixed_shape(spec, symbols) for spec in contract.inputs})
         return self._core.compile_model(model, self._place, self._config)
