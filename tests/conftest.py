@@ -129,6 +129,12 @@ def nano_bundle(nano_checkpoint: Path, made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
+def compiled(made_once: MadeOnce) -> Path:
+    """Where OpenVINO keeps the networks that it compiles, for all worker processes of this run."""
+    return made_once("compiled", Path.mkdir)
+
+
+@pytest.fixture(scope="session")
 def trained_bundle(made_once: MadeOnce) -> Path:
     """The fp32 bundle of the trained nano checkpoint, exported once. Read only."""
     from instantrt_nano.bundle import cached_bundle

@@ -19,7 +19,7 @@ FOLDERS = {  # a package may import those that stand above it here
 }
 ORDER = list(FOLDERS)
 RUNTIME_DEPENDENCIES = {"numpy", "PIL", "cv2", "tokenizers"}
-VENDOR = {"onnxruntime", "cuda", "tensorrt", "tensorrt_rtx_bindings", "nvtx"}
+VENDOR = {"onnxruntime", "openvino", "cuda", "tensorrt", "tensorrt_rtx_bindings", "nvtx"}
 TERMINAL = {"rich"}  # shown by the command line's one progress display where it is installed
 
 

@@ -39,6 +39,8 @@ MISTAKES = [
     ((*GENERATE, "--prompt", " "), "the prompt is empty"),
     ((*GENERATE, "--threads", "0"), "threads must be from 1"),
     ((*GENERATE, "--device", "0"), "onnxruntime has no option device"),
+    ((*GENERATE, "--precision-hint", "bf16"), "onnxruntime has no option precision_hint"),
+    ((*GENERATE, "--target", "openvino", "--residency", "auto"), "openvino has no residency auto"),
     ((*GENERATE, "--target", "tensorflow"), "unknown target"),
     (("export", "checkpoint", "--out", "file"), "file cannot be written"),
     (("build", "bundle", "--target", "tensorrt", "--log", "."), ". cannot be written"),

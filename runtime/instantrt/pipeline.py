@@ -30,7 +30,7 @@ from instantrt.denoise import (
 )
 from instantrt.device import Buffer
 from instantrt.diagnosis import not_finite_error
-from instantrt.engine import Target, TargetOptions
+from instantrt.engine import OpenVinoDevice, PrecisionHint, Target, TargetOptions
 from instantrt.finite import all_finite, require_finite
 from instantrt.network import Network
 from instantrt.prepare import Preparation, Prepared, request_table
@@ -120,6 +120,8 @@ class InstantID:
         weight_budget_bytes: int | None = None,
         runtime_cache: Path | None = None,
         residency: ResidencyOption | None = None,
+        precision_hint: PrecisionHint | None = None,
+        openvino_device: OpenVinoDevice | None = None,
         eager: bool = False,
     ) -> InstantID:
         """Open a bundle and load its networks.
@@ -128,28 +130,35 @@ class InstantID:
             bundle: the bundle's folder.
             target: what executes the networks, a key of :data:`instantrt.targets.TARGETS`.
             threads: CPU threads that one network may use, capped to the usable CPUs with a warning in the results; None
-                leaves it to the target (``onnxruntime`` only).
-            device: ordinal of the GPU; None takes the first (targets on GPUs only).
+                leaves it to the target (``onnxruntime`` and ``openvino`` only).
+            device: ordinal of the GPU, or of one of several OpenVINO devices of a kind; None takes the first (targets
+                on GPUs and ``openvino`` only).
             weight_budget_bytes: device memory for the weights of each network that was built for weight streaming; the
                 rest stays on the host. None keeps all on the device (TensorRT targets only).
-            runtime_cache: folder for kernels that were compiled on this machine; None takes the plans' own folder
-                (``tensorrt-rtx`` only).
+            runtime_cache: folder for what was compiled on this machine. None takes the plans' own folder for
+                ``tensorrt-rtx`` and keeps nothing for ``openvino``; other targets have none.
             residency: how long weights stay loaded, see :data:`instantrt.residency.RESIDENCIES`. None and ``resident``
                 load all of them once. ``staged`` loads those of conditioning, denoise and decode in turn, for which
                 every request pays (``stages_ms["load"]``). ``streaming`` keeps in host memory what does not fit
                 (TensorRT targets; plans must be built with ``--weight-streaming``; implies ``eager``). ``auto`` takes
                 the first of these that fits into the memory that is free now (TensorRT targets only).
+            precision_hint: what networks compute in, ``f32`` unless ``bf16`` is asked for, which is faster where the
+                CPU has it in hardware and moves results by about 1e-2 (``openvino`` only).
+            openvino_device: ``CPU`` unless asked otherwise; ``GPU`` and ``NPU`` are Intel's and have not run yet
+                (``openvino`` only).
             eager: put each step on the stream anew instead of replaying a captured graph, for debugging.
 
         Raises:
             BundleError: the folder is not a complete, unaltered bundle.
             PlanError: a plan is missing, altered, or made for something else.
             MissingExtraError: the target's packages are not installed.
-            DeviceError: there is no such GPU, or not enough free memory.
+            DeviceError: there is no such device, it cannot compute so, or it has not enough free memory.
             RequestError: an unknown target, or an option that it lacks.
         """
         opened = Bundle.open(bundle)
-        options = TargetOptions(threads, device, weight_budget_bytes, runtime_cache, residency)
+        options = TargetOptions(
+            threads, device, weight_budget_bytes, runtime_cache, residency, precision_hint, openvino_device
+        )
         return cls(opened, open_target(target, opened, options), eager=eager)
 
     def generate(

@@ -9,6 +9,7 @@ from instantrt.bundle import Bundle
 from instantrt.engine import ONNXRUNTIME_CUDA, Target, TargetOptions
 from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.engine.onnxruntime import CUDA_OPTIONS, OnnxRuntimeTarget
+from instantrt.engine.openvino import OpenVinoTarget
 from instantrt.errors import MissingExtraError, RequestError
 from instantrt.plain import shown
 
@@ -33,6 +34,7 @@ def _open_onnxruntime_cuda(bundle: Bundle, options: TargetOptions) -> Target:
 
 TARGETS: dict[str, Opener] = {
     OnnxRuntimeTarget.name: OnnxRuntimeTarget,
+    OpenVinoTarget.name: OpenVinoTarget,
     ONNXRUNTIME_CUDA: _open_onnxruntime_cuda,
     **{name: partial(_open_tensorrt, flavour) for name, flavour in FLAVOURS.items()},
 }
@@ -40,10 +42,14 @@ TARGETS: dict[str, Opener] = {
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     OnnxRuntimeTarget.name: OnnxRuntimeTarget.options,
+    OpenVinoTarget.name: OpenVinoTarget.options,
     ONNXRUNTIME_CUDA: CUDA_OPTIONS,
     **{name: flavour.options for name, flavour in FLAVOURS.items()},
 }
 """The fields of :class:`TargetOptions` that each target has."""
+
+CHECKS = {target.name: target.check for target in (OnnxRuntimeTarget, OpenVinoTarget)}
+"""What looks at the options' values beyond that."""
 
 
 def check_target(name: str, options: TargetOptions) -> None:
@@ -54,8 +60,8 @@ def check_target(name: str, options: TargetOptions) -> None:
     """
     if not isinstance(name, str) or name not in TARGETS:
         raise RequestError("unknown target", found=shown(name), hint=f"use one of: {', '.join(TARGETS)}")
-    if name == OnnxRuntimeTarget.name:
-        OnnxRuntimeTarget.check(options)
+    if name in CHECKS:
+        CHECKS[name](options)
     else:
         options.check(name, OPTIONS[name])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from instantrt.engine import OpenVinoDevice, PrecisionHint
 from instantrt.plain import shown
 from instantrt_serve.options import DATABASE, ConfigError, check_host, read_toml
 
@@ -25,7 +26,9 @@ class ServeConfig(BaseModel):
     target: str = Field("onnxruntime", description="what executes the networks")
     threads: int | None = Field(None, ge=1, description="CPU threads of the target")
     device: int | None = Field(None, ge=0, description="number of the GPU")
-    runtime_cache: Path | None = Field(None, description="kernels that TensorRT-RTX compiled")
+    runtime_cache: Path | None = Field(None, description="what TensorRT-RTX or OpenVINO compiled")
+    precision_hint: PrecisionHint | None = Field(None, description="what OpenVINO computes in; `f32` by default")
+    openvino_device: OpenVinoDevice | None = Field(None, description="what OpenVINO runs on; the CPU by default")
     slots: int | None = Field(None, ge=1, le=64, description="pictures denoised side by side; measured by default")
     lanes: int | None = Field(None, ge=1, le=64, description="batches that take turns; as many as fit by default")
 

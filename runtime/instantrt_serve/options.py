@@ -12,6 +12,7 @@ from typing import Any
 from instantrt.cli.arguments import add_json_argument, parse_positive
 from instantrt.cli.bundles import add_bundle_arguments
 from instantrt.cli.outputs import check_files
+from instantrt.engine import OPENVINO_DEVICES, PRECISION_HINTS, OpenVinoDevice, PrecisionHint
 from instantrt.errors import InstantRTError
 
 SQLITE = "sqlite:///"
@@ -40,6 +41,8 @@ class ServeOptions:
     threads: int | None = None
     device: int | None = None
     runtime_cache: Path | None = None
+    precision_hint: PrecisionHint | None = None
+    openvino_device: OpenVinoDevice | None = None
     slots: int | None = None
     lanes: int | None = None
 
@@ -103,7 +106,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="NAME", help="what executes the networks")
     parser.add_argument("--threads", type=parse_positive, help="CPU threads of the target")
     parser.add_argument("--device", type=int, help="number of the GPU")
-    parser.add_argument("--runtime-cache", metavar="FOLDER", type=Path, help="kernels that TensorRT-RTX compiled")
+    parser.add_argument("--runtime-cache", metavar="FOLDER", type=Path, help="what TensorRT-RTX or OpenVINO compiled")
+    parser.add_argument("--precision-hint", choices=PRECISION_HINTS, help="what OpenVINO computes in (default: f32)")
+    parser.add_argument("--openvino-device", choices=OPENVINO_DEVICES, help="what it runs on (default: CPU)")
     parser.add_argument("--slots", type=parse_positive, help="pictures denoised side by side (default: measured)")
     parser.add_argument("--lanes", type=parse_positive, help="batches that take turns (default: as many as fit)")
 

@@ -27,7 +27,16 @@ from instantrt_serve.worker_client import WorkerClient
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-WORKER_SETTINGS = ("target", "threads", "device", "runtime_cache", "slots", "lanes")
+WORKER_SETTINGS = (
+    "target",
+    "threads",
+    "device",
+    "runtime_cache",
+    "precision_hint",
+    "openvino_device",
+    "slots",
+    "lanes",
+)
 BACKLOG = 2048
 KEEP_ALIVE_S = 30
 

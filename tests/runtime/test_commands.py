@@ -16,7 +16,17 @@ from instantrt.cli import ENTRY_POINTS, build_parser, load_commands, main
 from instantrt.cli.command import Command, CommandGroup, ExitStatus, ProgressDisplay
 from instantrt.errors import MissingExtraError, RequestError
 
-HEAVY = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx_bindings", "cuda")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx_bindings",
+    "cuda",
+)
 
 
 def all_commands() -> list[Command[Any]]:

@@ -21,9 +21,11 @@ from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt.samplers import step_table
 
 
-@pytest.fixture(scope="module")
-def pipeline(nano_bundle: Path) -> Iterator[InstantID]:
-    with InstantID.load(nano_bundle, threads=1) as loaded:
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def pipeline(nano_bundle: Path, compiled: Path, request: pytest.FixtureRequest) -> Iterator[InstantID]:
+    """On each target that runs on a CPU."""
+    options = {"runtime_cache": compiled} if request.param == "openvino" else {}
+    with InstantID.load(nano_bundle, target=request.param, threads=1, **options) as loaded:
         yield loaded
 
 

@@ -18,7 +18,8 @@ from instantrt_serve import command, options
 from instantrt_serve.app import create_app
 from instantrt_serve.config import ServeConfig, load_config
 from instantrt_serve.options import DATABASE, ConfigError, is_loopback
-from instantrt_serve.run_serve import ListenError, serve
+from instantrt_serve.run_serve import ListenError, serve, worker_of
+from instantrt_serve.worker.__main__ import parser as worker_parser
 from serve.fake_worker import FakeWorker
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +156,16 @@ def test_the_api_process_imports_no_vendor_library() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "set()\n"
+
+
+def test_the_worker_is_started_with_the_settings_of_its_target() -> None:
+    settings = {"target": "openvino", "threads": 2, "precision_hint": "bf16", "openvino_device": "CPU"}
+    config = load_config(None, {**settings, "runtime_cache": "kept"})
+    supervisor = worker_of(config, Path("bundle"))
+    words = supervisor._command  # type: ignore[attr-defined]
+    started = vars(worker_parser().parse_args(words[words.index("bundle") :]))
+    assert settings.items() <= started.items()
+    assert started["runtime_cache"] == Path("kept")
+    assert started["slots"] is None
+    with pytest.raises(ConfigError, match="precision_hint"):
+        load_config(None, {"precision_hint": "f16"})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from instantrt.cli.arguments import add_json_argument
 from instantrt.cli.command import Command, ExitStatus, print_json
-from instantrt.engine import ONNXRUNTIME_CUDA
+from instantrt.engine import ONNXRUNTIME_CUDA, OPENVINO
 from instantrt.engine.flavours import FLAVOURS, Flavour
 from instantrt.errors import DeviceError, MissingExtraError
 from instantrt.version import __version__
@@ -51,6 +51,7 @@ INSTEAD = {"onnxruntime": ("onnxruntime-gpu",)}  # distributions that hold all o
 
 ABILITIES = (
     Ability("generate on the CPU (onnxruntime)", ("onnxruntime",), "cpu", target="onnxruntime"),
+    Ability("generate on the CPU, or on Intel's devices (openvino)", ("openvino",), "openvino", target=OPENVINO),
     Ability("export checkpoints", ("torch", "diffusers", "transformers", "onnx", "onnxscript"), "export"),
     Ability("build TensorRT-RTX plans", (*_RTX, *_BUILD), "rtx,build"),
     Ability("generate on NVIDIA GPUs (tensorrt-rtx)", (*_RTX, *_CUDA), "rtx", True, _RTX_FLAVOUR.target, _RTX_FLAVOUR),

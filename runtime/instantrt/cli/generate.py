@@ -13,7 +13,7 @@ from instantrt.cli.arguments import add_json_argument, parse_size
 from instantrt.cli.bundles import add_bundle_arguments, find_bundle
 from instantrt.cli.command import Command, ExitStatus, ProgressDisplay, print_json
 from instantrt.cli.outputs import check_files, save_picture
-from instantrt.engine import TargetOptions
+from instantrt.engine import OPENVINO_DEVICES, PRECISION_HINTS, OpenVinoDevice, PrecisionHint, TargetOptions
 from instantrt.errors import RequestError
 from instantrt.request import RANGES, SAMPLER_NAMES, GenerateRequest
 from instantrt.residency import RESIDENCY_OPTIONS, ResidencyOption
@@ -53,6 +53,8 @@ class GenerateOptions:
     weight_budget: int | None = None
     runtime_cache: Path | None = None
     residency: ResidencyOption | None = None
+    precision_hint: PrecisionHint | None = None
+    openvino_device: OpenVinoDevice | None = None
     eager: bool = False
     json: bool = False
 
@@ -83,7 +85,15 @@ class GenerateOptions:
         Raises:
             RequestError: a number that is out of range.
         """
-        return TargetOptions(self.threads, self.device, self.weight_budget, self.runtime_cache, self.residency)
+        return TargetOptions(
+            self.threads,
+            self.device,
+            self.weight_budget,
+            self.runtime_cache,
+            self.residency,
+            self.precision_hint,
+            self.openvino_device,
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,8 +121,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--control-guidance-end", type=float, help="share of the steps before it stops")
     parser.add_argument("--size", type=parse_size, metavar="WxH", help="default: the bundle's")
     parser.add_argument("--target")
-    parser.add_argument("--threads", type=int, help="CPU threads one network may use (onnxruntime)")
-    parser.add_argument("--device", type=int, metavar="N", help="ordinal of the GPU (tensorrt, tensorrt-rtx)")
+    parser.add_argument("--threads", type=int, help="CPU threads one network may use (onnxruntime, openvino)")
+    parser.add_argument("--device", type=int, metavar="N", help="ordinal of the GPU (not onnxruntime)")
     parser.add_argument(
         "--weight-budget",
         type=int,
@@ -123,13 +133,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runtime-cache",
         type=Path,
         metavar="FOLDER",
-        help="for kernels compiled here (tensorrt-rtx; default: the plans')",
+        help="for what is compiled here (tensorrt-rtx, default: the plans'; openvino, default: not kept)",
     )
     parser.add_argument(
         "--residency",
         choices=RESIDENCY_OPTIONS,
         help="keep all weights loaded, or only those of a request's stage, or stream them (default: resident)",
     )
+    parser.add_argument(
+        "--precision-hint", choices=PRECISION_HINTS, help="what networks compute in (openvino; default: f32)"
+    )
+    parser.add_argument("--openvino-device", choices=OPENVINO_DEVICES, help="what it runs on (default: CPU)")
     parser.add_argument("--eager", action="store_true", help="launch each step anew instead of a captured graph")
     add_json_argument(parser)
 
@@ -172,6 +186,8 @@ def generate(options: GenerateOptions) -> ExitStatus:
             weight_budget_bytes=target.weight_budget_bytes,
             runtime_cache=target.runtime_cache,
             residency=target.residency,
+            precision_hint=target.precision_hint,
+            openvino_device=target.openvino_device,
             eager=options.eager,
         ) as pipeline,
         ProgressDisplay() as display,

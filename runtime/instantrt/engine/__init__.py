@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import local
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from instantrt.errors import RequestError
 from instantrt.plain import Range, shown, whole_number
@@ -19,12 +19,27 @@ if TYPE_CHECKING:  # command lines import this package and shall not wait for nu
     from instantrt.contracts import NetworkContract
     from instantrt.device import Buffer, Device, Stream
 
-__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_CUDA", "BusyTime", "Engine", "Target", "TargetOptions"]
+__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_CUDA", "OPENVINO", "BusyTime", "Engine", "Target", "TargetOptions"]
 
-ONNXRUNTIME, ONNXRUNTIME_CUDA = "onnxruntime", "onnxruntime-cuda"  # targets; those of TensorRT are FLAVOURS
+# Targets; those of TensorRT are FLAVOURS.
+ONNXRUNTIME, ONNXRUNTIME_CUDA, OPENVINO = "onnxruntime", "onnxruntime-cuda", "openvino"
+
+PrecisionHint = Literal["f32", "bf16"]
+"""What a target may compute in, whatever the bundle's precision is."""
+OpenVinoDevice = Literal["CPU", "GPU", "NPU"]
+"""The kinds of device that OpenVINO knows; GPU and NPU are Intel's."""
+
+PRECISION_HINTS: tuple[PrecisionHint, ...] = get_args(PrecisionHint)
+OPENVINO_DEVICES: tuple[OpenVinoDevice, ...] = get_args(OpenVinoDevice)
 
 NUMBERS = {"threads": THREADS, "device": Range(0, 2**31 - 1), "weight_budget_bytes": Range(0, 2**63 - 1)}
 """The ranges of those of a target's options that are numbers."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    "residency": RESIDENCY_OPTIONS,
+    "precision_hint": PRECISION_HINTS,
+    "openvino_device": OPENVINO_DEVICES,
+}
+"""The values of those that are names."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class TargetOptions:
     """How a target runs; see :meth:`instantrt.pipeline.InstantID.load`. None is the target's own choice.
 
     Raises:
-        RequestError: a number that is not whole or out of range, or an unknown residency.
+        RequestError: a number that is not whole or out of range, or an unknown name.
     """
 
     threads: int | None = None
@@ -40,15 +55,19 @@ class TargetOptions:
     weight_budget_bytes: int | None = None
     runtime_cache: Path | None = None
     residency: ResidencyOption | None = None
+    precision_hint: PrecisionHint | None = None
+    openvino_device: OpenVinoDevice | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in NUMBERS.items():
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, whole_number(name, value, allowed))
-        if self.residency is not None and self.residency not in RESIDENCY_OPTIONS:
-            known = f"use one of: {', '.join(RESIDENCY_OPTIONS)}"
-            raise RequestError("unknown residency", found=shown(self.residency), hint=known)
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                what = f"unknown {name.replace('_', ' ')}"
+                raise RequestError(what, found=shown(value), hint=f"use one of: {', '.join(known)}")
 
     def check(self, target: str, supported: tuple[str, ...]) -> None:
         """Raise :class:`RequestError` for an option that ``target`` lacks."""

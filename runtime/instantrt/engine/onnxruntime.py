@@ -48,6 +48,17 @@ def fix_axes(options: Any, contract: NetworkContract, symbols: Mapping[str, int]
         options.add_free_dimension_override_by_name(axis, size)
 
 
+def check_host_options(target: str, supported: tuple[str, ...], options: TargetOptions) -> None:
+    """Raise :class:`RequestError` for an option or a residency that a target in host memory lacks."""
+    options.check(target, supported)
+    if options.residency in ("streaming", "auto"):
+        raise RequestError(
+            f"{target} has no residency {options.residency}",
+            found="host memory, of which a network's need is not known before it runs",
+            hint="use staged where the networks' weights do not fit together, else resident",
+        )
+
+
 def loading_error(path: Path, error: Exception) -> BundleError:
     """What ONNX Runtime said of a graph, with what to do.
 
@@ -115,13 +126,7 @@ class OnnxRuntimeTarget:
     @classmethod
     def check(cls, options: TargetOptions) -> None:
         """Raise :class:`RequestError` for an option or a residency that it lacks."""
-        options.check(cls.name, cls.options)
-        if options.residency in ("streaming", "auto"):
-            raise RequestError(
-                f"{cls.name} has no residency {options.residency}",
-                found="host memory, of which a session's need is not known before it runs",
-                hint="use staged where the networks' weights do not fit together, else resident",
-            )
+        check_host_options(cls.name, cls.options, options)
 
     def accepts(self, network: str, symbols: Mapping[str, int]) -> bool:
         """Whether the bundle's graphs were exported for so many slots and guidance batch."""

@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     connection = Connection(FileIO(os.dup(0)), sink)
     signal.signal(signal.SIGTERM, lambda *_: connection.put(Stop()))
     try:
-        target_options = TargetOptions(options.threads, options.device, None, options.runtime_cache)
+        names = ("threads", "device", "runtime_cache", "precision_hint", "openvino_device")
+        target_options = TargetOptions(**{name: getattr(options, name) for name in names})
         with PictureMaker(options.bundle, options.target, target_options) as maker:
             measured = measure(maker, options.slots, options.lanes)
             facts = Facts(options.bundle.resolve().name, __version__)
@@ -58,13 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The arguments that the API process gives."""
     from instantrt.cli.arguments import parse_positive
+    from instantrt.engine import OPENVINO_DEVICES, PRECISION_HINTS
 
     parser = argparse.ArgumentParser(prog="python -m instantrt_serve.worker", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--threads", type=int, help="CPU threads of one network")
     parser.add_argument("--device", type=int, help="ordinal of the GPU")
-    parser.add_argument("--runtime-cache", type=Path, help="folder for kernels compiled on this machine")
+    parser.add_argument("--runtime-cache", type=Path, help="folder for what is compiled on this machine")
+    parser.add_argument("--precision-hint", choices=PRECISION_HINTS, help="what OpenVINO computes in")
+    parser.add_argument("--openvino-device", choices=OPENVINO_DEVICES, help="what OpenVINO runs on")
     parser.add_argument("--slots", type=parse_positive, help="pictures side by side in a lane; measured by default")
     parser.add_argument(
         "--lanes", type=parse_positive, help="lanes that are kept on the device; as many as fit by default"
