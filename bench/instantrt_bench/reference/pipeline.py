@@ -94,10 +94,6 @@ class _Conditions:
     mask: torch.Tensor | None  # [H, W]
 
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""What the reference may compute in, by the names of the command line."""
-
-
 class Reference:
     """InstantID as diffusers runs it. Stateless between requests; not thread-safe.
 
