@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-psnr",
         type=float,
         metavar="DB",
-        help="of timed pictures to the reference's (default: %(default)s; 25 at most where bf16 takes part)",
+        help="of timed pictures to the reference's (default: %(default)s; 28 at most where bf16 takes part)",
     )
     checks.add_argument("--peak-tflops", type=float, help="of this machine, for the roofline")
     checks.add_argument("--peak-gbs", type=float, help="memory bandwidth of this machine in GB/s, for the roofline")
