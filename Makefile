@@ -74,7 +74,7 @@ bench: $(BUNDLE)/bundle.json $(PEOPLE)
 	$(SUITE)
 
 bench-full: $(BUNDLE)/bundle.json $(PEOPLE)
-	$(SUITE) --compiled
+	$(SUITE) --full
 
 $(PEOPLE): $(INSTALLED)
 	$(RUN) -m instantrt_bench.nano.manifest $(@D)

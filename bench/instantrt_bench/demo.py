@@ -28,9 +28,10 @@ from instantrt_bench.latency.summary import scenario_result
 from instantrt_bench.latency.systems import Sample, SystemSpec
 from instantrt_bench.latency.worker import WorkerError
 from instantrt_bench.results.contact_sheet import Tile, amplified_difference, contact_sheet
-from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ScenarioResult
+from instantrt_bench.results.files import ScenarioResult
 from instantrt_bench.results.machine import MAX_FOREIGN_CPUS, machine_facts, system_threads
 from instantrt_bench.results.metrics import psnr_db, relative_error, ssim
+from instantrt_bench.results.systems import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
 from instantrt_bench.results.tables import scenario_table
 
 DIFFERENCE_GAIN = 64

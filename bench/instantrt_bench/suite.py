@@ -1,7 +1,8 @@
 """All benchmarks of one bundle, one after the other: ``python -m instantrt_bench.suite`` (``make bench``).
 
-Writes the result files, ``bench.json`` with the figures that matter most, and ``report.html``. Every run is kept in the
-folder ``history``, from which the report draws the trend.
+Writes the result files, ``bench.json`` with the figures that matter most, and ``report.html``; with ``--full`` also
+``bench-full.json`` and ``bench-full.md``, small enough to be committed. Every run is kept in the folder ``history``,
+from which the report draws the trend.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,27 @@ from instantrt.atomic import replace_text
 from instantrt.cli.arguments import parse_positive
 from instantrt.cli.command import ExitStatus, run_to_status
 from instantrt.cli.outputs import check_folder
+from instantrt.threads import usable_cpus
 from instantrt_bench.regression.history import keep
-from instantrt_bench.results.files import (
-    REFERENCE_COMPILED,
-    REFERENCE_EAGER,
-    RUNTIME_ONNXRUNTIME,
-    ResultFile,
-    read_results,
-)
+from instantrt_bench.report.compact import compact, compact_text, markdown
+from instantrt_bench.results.files import ResultFile, read_results
+from instantrt_bench.results.systems import CPU_MATRIX, RUNTIME_ONNXRUNTIME, SystemRow
 
-SCENARIO_SECONDS = "20"  # of timed runs, so that all of nano's scenarios take two minutes
+BRIEF = ("--max-seconds", "20", "--measure-peak")  # of timed runs, so that all of nano's scenarios take two minutes
+MATRIX = (
+    *("--scenarios", "nano-matrix", "--measure-peak"),
+    *("--warm-up", "1", "--min-samples", "5", "--max-samples", "20", "--max-seconds", "20"),
+)
+ONE_THREAD = "latency-1-thread"
 IDENTITY_SEEDS = ("1", "2", "3")
 HISTORY = "history"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One benchmark as it ran: the kind, its command, its exit status and how long it took."""
+    """One benchmark as it ran: its file's name, its command, its exit status and how long it took."""
 
-    kind: str
+    name: str
     command: tuple[str, ...]
     status: int
     seconds: float
@@ -56,27 +59,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _suite(options: argparse.Namespace) -> int:
     check_folder(options.out)
     steps = list(_run_all(commands(options), options.out))
-    files = {step.kind: options.out / f"{step.kind}.json" for step in steps}
-    by_kind = {kind: read_results(path) for kind, path in files.items() if path.exists()}
-    for results in by_kind.values():
+    files = {step.name: options.out / f"{step.name}.json" for step in steps}
+    by_name = {name: read_results(path) for name, path in files.items() if path.exists()}
+    for results in by_name.values():
         keep(results, options.out / HISTORY)
-    overview = options.out / "bench.json"
-    replace_text(overview, json.dumps(bench_figures(by_kind, steps), indent=1) + "\n")
-    sys.stdout.write(f"{overview}\n")
+    figures = bench_figures(by_name, steps)
+    _write(options.out / "bench.json", json.dumps(figures, indent=1) + "\n")
+    if options.full:
+        kept = compact([results for results in by_name.values() if results.kind == "latency"], figures)
+        _write(options.out / "bench-full.json", compact_text(kept) + "\n")
+        _write(options.out / "bench-full.md", markdown(kept))
     statuses = [step.status for step in reversed(steps) if step.status == ExitStatus.INTERRUPTED]
     statuses += [step.status for step in steps]
-    if by_kind:
-        statuses.append(_report([files[kind] for kind in by_kind], options.out))
+    if by_name:
+        statuses.append(_report([files[name] for name in by_name], options.out))
     return next((status for status in statuses if status), 0)
 
 
-def _run_all(by_kind: Mapping[str, Sequence[str]], out: Path) -> Iterator[Step]:
+def _write(path: Path, text: str) -> None:
+    replace_text(path, text)
+    sys.stdout.write(f"{path}\n")
+
+
+def _run_all(by_name: Mapping[str, Sequence[str]], out: Path) -> Iterator[Step]:
     """Every benchmark, until the user interrupts one."""
-    for kind, command in by_kind.items():
-        (out / f"{kind}.json").unlink(missing_ok=True)  # a file of an earlier run must not pass for this one's
+    for name, command in by_name.items():
+        (out / f"{name}.json").unlink(missing_ok=True)  # a file of an earlier run must not pass for this one's
         start = time.perf_counter()
         status = _instantrt(command)
-        yield Step(kind, tuple(command), status, time.perf_counter() - start)
+        yield Step(name, tuple(command), status, time.perf_counter() - start)
         if status == ExitStatus.INTERRUPTED:
             return
 
@@ -96,30 +107,41 @@ def _report(results: Sequence[Path], out: Path) -> int:
 
 
 def commands(options: argparse.Namespace) -> dict[str, tuple[str, ...]]:
-    """The arguments of `instantrt` for each kind."""
+    """The arguments of `instantrt` for each result file, by the file's name."""
 
-    def command(kind: str, *more: str) -> tuple[str, ...]:
-        common = (str(options.bundle), "--checkpoint", options.checkpoint, "--out", str(options.out / f"{kind}.json"))
-        threads = () if options.threads is None else ("--threads", str(options.threads))
-        return ("bench", kind, *common, *threads, *more)
+    def command(name: str, threads: int | None, *more: str) -> tuple[str, ...]:
+        common = (str(options.bundle), "--checkpoint", options.checkpoint, "--out", str(options.out / f"{name}.json"))
+        counted = () if threads is None else ("--threads", str(threads))
+        return ("bench", name.partition("-")[0], *common, *counted, *more)
 
-    compiled = ("--systems", RUNTIME_ONNXRUNTIME, REFERENCE_EAGER, REFERENCE_COMPILED) if options.compiled else ()
+    threads: int | None = options.threads
     pictures: tuple[str, ...] = ("--guidance-scale", f"{options.guidance_scale:g}")
     if options.manifest is not None:
         pictures += ("--manifest", str(options.manifest))
-    return {
-        "latency": command("latency", "--max-seconds", SCENARIO_SECONDS, "--measure-peak", *compiled),
-        "fidelity": command("fidelity", *pictures),
-        "identity": command("identity", *pictures, "--seeds", *IDENTITY_SEEDS),
+    latency = matrix_options(CPU_MATRIX) if options.full else BRIEF
+    found = {
+        "latency": command("latency", threads, *latency),
+        "fidelity": command("fidelity", threads, *pictures),
+        "identity": command("identity", threads, *pictures, "--seeds", *IDENTITY_SEEDS),
     }
+    if options.full and (threads or usable_cpus()) > 1:
+        # Kernels are made for a number of threads, and twice as many would take minutes more.
+        one_thread = matrix_options([row for row in CPU_MATRIX if not row.compiled])
+        return {"latency": found["latency"], ONE_THREAD: command(ONE_THREAD, 1, *one_thread), **found}
+    return found
 
 
-def bench_figures(by_kind: Mapping[str, ResultFile], steps: Sequence[Step]) -> dict[str, Any]:
+def matrix_options(rows: Iterable[SystemRow]) -> tuple[str, ...]:
+    """Of `bench latency`: the whole matrix of those systems that are installed here."""
+    return (*MATRIX, "--systems", *(row.id for row in rows if row.installed))
+
+
+def bench_figures(by_name: Mapping[str, ResultFile], steps: Sequence[Step]) -> dict[str, Any]:
     """The figures that matter most, with sample counts; None for what was not measured or cannot be judged."""
-    summaries: dict[str, dict[str, Any]] = {kind: results.summary for kind, results in by_kind.items()}
+    summaries: dict[str, dict[str, Any]] = {name: results.summary for name, results in by_name.items()}
     latency, fidelity, identity = (summaries.get(kind, {}) for kind in ("latency", "fidelity", "identity"))
     ratio = latency.get("ratio_eager", {}).get(RUNTIME_ONNXRUNTIME, {})
-    any_file = next(iter(by_kind.values()), None)
+    any_file = next(iter(by_name.values()), None)
     return {
         "latency_ratio_eager": ratio.get("estimate"),
         "latency_ratio_eager_interval": [ratio["low"], ratio["high"]] if ratio else None,
@@ -141,9 +163,9 @@ def bench_figures(by_kind: Mapping[str, ResultFile], steps: Sequence[Step]) -> d
         "identity_statement": identity.get("statement"),
         "machine": None if any_file is None else any_file.machine,
         "commit": None if any_file is None else any_file.commit,
-        "seconds": {step.kind: round(step.seconds, 1) for step in steps},
-        "exit_status": {step.kind: step.status for step in steps},
-        "commands": {step.kind: " ".join(("instantrt", *step.command)) for step in steps},
+        "seconds": {step.name: round(step.seconds, 1) for step in steps},
+        "exit_status": {step.name: step.status for step in steps},
+        "commands": {step.name: " ".join(("instantrt", *step.command)) for step in steps},
     }
 
 
@@ -155,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=parse_positive, help="of each system; default: all usable")
     parser.add_argument("--manifest", type=Path, help="photos and prompts of fidelity and identity; default: theirs")
     parser.add_argument("--guidance-scale", type=float, default=5.0, help="likewise (default: %(default)s)")
-    parser.add_argument("--compiled", action="store_true", help="measure the reference under torch.compile as well")
+    parser.add_argument(
+        "--full", action="store_true", help="latency of all systems that run on a CPU, on all threads and on one"
+    )
     return parser
 
 

@@ -30,7 +30,8 @@ from instantrt_bench.identity.judges.judge import Judge, faceres_judge
 from instantrt_bench.identity.pairs import IdentityLimits, summarise_identity
 from instantrt_bench.identity.panel import Panel, landmark_error
 from instantrt_bench.reference.pipeline import Reference, ReferenceInputs, ReferenceResult
-from instantrt_bench.results.files import REFERENCE_EAGER, ResultFile, ScenarioResult, SystemResult, read_results
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult, read_results
+from instantrt_bench.results.systems import REFERENCE_EAGER
 from randomness import fresh_rng
 
 RUNTIME = "runtime-onnxruntime"

@@ -21,8 +21,8 @@ from instantrt_bench.latency.measure import Fleet, Measurement, Rules, measure
 from instantrt_bench.latency.scenario import Requests, Scenario
 from instantrt_bench.latency.summary import scenario_result
 from instantrt_bench.latency.systems import SystemSpec
-from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
 from instantrt_bench.results.machine import CpuTimes
+from instantrt_bench.results.systems import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
 
 SYSTEMS = (RUNTIME_ONNXRUNTIME, REFERENCE_EAGER)
 SCENARIO = Scenario(steps=4, width=64, height=64)

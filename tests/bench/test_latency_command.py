@@ -18,7 +18,8 @@ from instantrt_bench.latency.arguments import LatencyOptions
 from instantrt_bench.latency.run import _specs, run_latency
 from instantrt_bench.latency.scenario import load_scenarios
 from instantrt_bench.results import files as results_module
-from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultError, read_results
+from instantrt_bench.results.files import ResultError, read_results
+from instantrt_bench.results.systems import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
 
 ON_CPU = {"reference_device": "cpu", "reference_dtype": "fp32"}
 FEW = ["--min-samples", "4", "--max-samples", "4", "--warm-up", "1", "--threads", "1"]
@@ -55,6 +56,7 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     assert runtime.samples["session"] == [0] * 4
     assert len(runtime.samples["latency_ms"]) == len(runtime.samples["psnr_db"]) == 4
     assert set(runtime.samples["psnr_db"]) == {120.0}
+    assert runtime.samples["ssim"] == [1.0] * 4
     summary = runtime.summary
     assert summary["latency_ms"]["n"] == 4
     assert summary["pictures_per_s"] == pytest.approx(1e3 / summary["latency_ms"]["mean"])
@@ -68,6 +70,10 @@ def test_a_file_with_raw_samples_and_everything_that_says_where_they_come_from(
     assert ratio["scenario"] == scenario.id
     assert (ratio["low"], ratio["estimate"], ratio["high"]) == pytest.approx((3, 3, 3))
     assert ratio["scenarios"] == 3
+    growth = {one["system"]: one for one in results.summary["growth"]}
+    assert (growth[REFERENCE_EAGER]["axis"], growth[REFERENCE_EAGER]["values"]) == ("steps", [4, 5, 6])
+    assert (growth[RUNTIME_ONNXRUNTIME]["slope_ms"], growth[RUNTIME_ONNXRUNTIME]["fixed_ms"]) == (0, 5)
+    assert growth[REFERENCE_EAGER]["share_of_peak"][0] > 0
     assert len(list((tmp_path / "history").iterdir())) == 1
     printed = capsys.readouterr().out
     assert all(text in printed for text in (scenario.id, RUNTIME_ONNXRUNTIME, "p99 ms", str(out)))
@@ -104,6 +110,32 @@ def test_the_reference_runs_where_the_runtime_does_unless_asked_otherwise(
 ) -> None:
     asked = LatencyOptions(bundle=Path(), checkpoint="any", systems=systems, **options)
     assert {f"{spec.device} {spec.dtype}" for spec in _specs(asked, "fp16")} == expected
+
+
+def test_systems_in_bf16_are_so_whatever_the_reference_is_asked_to_be() -> None:
+    systems = ["runtime-onnxruntime", "runtime-openvino-bf16", REFERENCE_EAGER, "reference-eager-bf16"]
+    asked = LatencyOptions(bundle=Path(), checkpoint="any", systems=systems, reference_dtype="fp16")
+    assert [spec.dtype for spec in _specs(asked, "fp32")] == ["fp32", "bf16", "fp16", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("systems", "dtype", "said"),
+    [
+        (["reference-eager-bf16"], "fp16", "changes none of these systems\nFound: reference-eager-bf16"),
+        (["runtime-onnxruntime"], "fp16", "changes none of these systems"),
+        (
+            [REFERENCE_EAGER, "reference-eager-bf16"],
+            "bf16",
+            "the same\nFound: reference-eager and reference-eager-bf16",
+        ),
+    ],
+)
+def test_a_dtype_that_changes_nothing_or_that_is_there_twice_is_refused(
+    systems: list[str], dtype: str, said: str
+) -> None:
+    options = LatencyOptions(bundle=Path(), checkpoint="any", systems=systems, reference_dtype=dtype)
+    with pytest.raises(RequestError, match=said):
+        _specs(options, "fp32")
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -18,7 +18,8 @@ from transformers import CLIPTokenizer
 from instantrt.errors import RequestError
 from instantrt_bench.cases import loading
 from instantrt_bench.reference.attention import FaceAttention
-from instantrt_bench.reference.pipeline import DTYPES, Reference, ReferenceInputs
+from instantrt_bench.reference.dtypes import DTYPES
+from instantrt_bench.reference.pipeline import Reference, ReferenceInputs
 from instantrt_bench.reference.projection import image_projection_from
 from instantrt_bench.reference.schedulers import SCHEDULERS, scheduler_for
 from instantrt_bench.results.metrics import relative_error

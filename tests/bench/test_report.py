@@ -11,23 +11,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from doubles.bench_results import latency_file
 from doubles.result_files import (
     SCENARIO,
     fidelity_results,
     identity_results,
     latency_results,
+    line_results,
     make_history,
     result_file,
 )
 from instantrt.cli import main
 from instantrt_bench.regression.history import read_history
 from instantrt_bench.report.gallery import data_uri, difference, gallery_cases
+from instantrt_bench.report.growth import growth_chart, growth_rows
 from instantrt_bench.report.latency import stage_groups
 from instantrt_bench.report.page import Source, page
 from instantrt_bench.report.text import breakable, machine_text, signed
-from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.growth import Growth, Line
+from instantrt_bench.results.systems import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
 from randomness import fresh_rng
 
 VOID = {"img", "meta", "wbr"}
@@ -153,6 +160,30 @@ def test_a_missing_kind_is_said(sources: list[Source], html: str, kind: str) -> 
     reader = Reader(page([source for source in sources if source.results.kind != kind]))
     assert f"no {kind} results; `instantrt bench {kind}` makes them" in reader.all_text()
     assert f"no {kind} results" not in Reader(html).all_text()
+
+
+def test_growth_is_shown_for_every_axis_with_its_figures(tmp_path: Path) -> None:
+    html = page([Source(tmp_path / "latency.json", line_results())])
+    for axis in ("steps", "samples", "pixels"):
+        assert f"How latency grows with {axis}" in html
+    cells = " ".join(re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", html.replace("<wbr>", "")))
+    assert "system fixed ms ms per step r\u00b2 largest residual ms points of the peak" in cells
+    assert "runtime-onnxruntime 20.0 10.0 1.00000" in cells
+    assert "reference-eager 40.0 20.0 1.00000" in cells
+    assert "25 % to 25 %" in cells
+    assert "How latency grows" not in page([Source(tmp_path / "latency.json", latency_file([[1.0]]))])
+
+
+@settings(max_examples=10)
+@given(st.lists(st.floats(1, 1e5), min_size=3, max_size=6))
+def test_a_fitted_line_goes_from_nothing_to_the_last_point(times_ms: list[float]) -> None:
+    values = tuple(float(value) for value in range(1, len(times_ms) + 1))
+    line = Line.through(values, times_ms)
+    growth = Growth("steps", "step", "", REFERENCE_EAGER, values, tuple(times_ms), line, (None,) * len(values))
+    for drawing in growth_chart([growth]).drawings:
+        assert drawing.count("<circle") == len(values)
+        assert drawing.count('class="line"') == 1
+    assert next(iter(growth_rows([growth])))[-1] == "\u2013 to \u2013"
 
 
 def test_no_history_and_no_pictures_are_said(sources: list[Source]) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from doubles.chromium import Browser, Page, chromium, find_chromium
-from doubles.result_files import fidelity_results, identity_results, latency_results, make_history
+from doubles.result_files import fidelity_results, identity_results, latency_results, line_results, make_history
 from instantrt.cli import main
-from instantrt_bench.results.files import RUNTIME_ONNXRUNTIME, SYSTEMS, ResultFile
+from instantrt_bench.results.files import ResultFile
+from instantrt_bench.results.systems import CPU_MATRIX, RUNTIME_ONNXRUNTIME
 from randomness import fresh_rng
 
 PROGRAM = find_chromium()
@@ -23,8 +24,9 @@ SCALE = "new DOMMatrix(getComputedStyle(document.querySelector('#zoom [data-foll
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("report"), fresh_rng()
-    files = [folder / f"{kind}.json" for kind in ("latency", "fidelity", "identity")]
+    files = [folder / f"{kind}.json" for kind in ("latency", "fidelity", "identity", "lines")]
     _with_all_systems(latency_results(rng)).write(files[0])
+    _with_all_systems(line_results()).write(files[3])
     fidelity_results(rng, files[1]).write(files[1])
     identity_results(rng).write(files[2])
     make_history(rng, folder / "history")
@@ -232,9 +234,10 @@ def test_without_scripts_the_link_enlarges_the_picture(page: Page, report: Path)
 
 
 def _with_all_systems(results: ResultFile) -> ResultFile:
-    """As wide as tables get: figures of every system."""
+    """As wide as tables get: figures of every system of a CPU."""
+    names = [row.id for row in CPU_MATRIX]
     scenarios = [
-        replace(one, systems=dict.fromkeys(SYSTEMS, one.systems[RUNTIME_ONNXRUNTIME])) for one in results.scenarios
+        replace(one, systems=dict.fromkeys(names, one.systems[RUNTIME_ONNXRUNTIME])) for one in results.scenarios
     ]
     return replace(results, scenarios=tuple(scenarios))
 

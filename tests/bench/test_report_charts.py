@@ -160,7 +160,7 @@ def test_colours_stand_out_from_the_ground_of_figures(scheme: str) -> None:
     contrasts = {name: _contrast(colours[name], ground) for name in COLOURS}
     assert [name for name, contrast in contrasts.items() if name.startswith("s") and contrast < 3] == []
     assert min(contrasts["ink"], contrasts["soft"]) >= 4.5
-    assert min(math.dist(_rgb(a), _rgb(b)) for a, b in pairwise(sorted(colours[f"s{n}"] for n in range(6)))) > 0.15
+    assert min(math.dist(_rgb(a), _rgb(b)) for a, b in pairwise(sorted(colours[f"s{n}"] for n in range(7)))) > 0.15
 
 
 def test_the_same_figures_make_the_same_drawing_whatever_matplotlib_is_set_to() -> None:

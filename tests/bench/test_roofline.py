@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from instantrt import Bundle
-from instantrt_bench.latency.roofline import Peak, Roofline, gpu_peak, measured_cpu_peak, stage_costs
+from instantrt_bench.latency.roofline import Peak, Roofline, gpu_peak, measured_cpu_peaks, stage_costs
 from instantrt_bench.latency.scenario import Scenario
 from instantrt_engines.cost import Cost
 
@@ -33,19 +33,28 @@ def test_shares_by_hand(peak: Peak | None, bound: str | None, share: float | Non
 def test_peaks_are_known_or_absent() -> None:
     assert gpu_peak("NVIDIA Imaginary 9000") is gpu_peak(None) is None
     assert gpu_peak("NVIDIA H200").gbs == 4800
-    measured = measured_cpu_peak()
-    assert 1e-3 < measured.tflops < 100
-    assert 0.1 < measured.gbs < 5000
-    assert "measured" in measured.source
+    assert measured_cpu_peaks([], 1) == {}
+    measured = measured_cpu_peaks(["bf16", "fp32", "bf16"], 1)
+    assert list(measured) == ["bf16", "fp32"]
+    for dtype, peak in measured.items():
+        assert 1e-3 < peak.tflops < 100
+        assert 0.1 < peak.gbs < 5000
+        assert f"measured: torch's {dtype} product" in peak.source
 
 
 def test_costs_follow_the_scenario(nano_bundle: Path) -> None:
     bundle = Bundle.open(nano_bundle)
     small, double, guided_off, large = (
-        stage_costs(bundle, Scenario(**changes))["denoise"].flops
-        for changes in ({}, {"samples": 2}, {"guidance_scale": 1.0}, {"width": 256, "height": 256})
+        stage_costs(bundle, Scenario(**changes), batch, "fp32")["denoise"].flops
+        for changes, batch in (({}, 1), ({}, 2), ({"guidance_scale": 1.0}, 1), ({"width": 256, "height": 256}, 1))
     )
     assert small > 1e6
     assert double == pytest.approx(2 * small, rel=0.01)
     assert guided_off == pytest.approx(small / 2, rel=0.02)
     assert large > 3.9 * small
+
+
+def test_numbers_of_two_bytes_move_half_as_much(nano_bundle: Path) -> None:
+    bundle = Bundle.open(nano_bundle)
+    whole, half = (stage_costs(bundle, Scenario(), 1, dtype)["decode"] for dtype in ("fp32", "bf16"))
+    assert (half.flops, half.bytes) == (whole.flops, pytest.approx(whole.bytes / 2, abs=1))

@@ -20,6 +20,7 @@ from instantrt.cli import build_parser, main
 from instantrt_bench import suite
 from instantrt_bench.regression import run_gate as gate
 from instantrt_bench.regression.history import read_history
+from instantrt_bench.results import systems
 from instantrt_bench.suite import Step, bench_figures
 
 RATIO = {"estimate": 3.4, "low": 3.1, "high": 3.6, "confidence": 0.95, "samples": 20, "scenario": "a"}
@@ -68,7 +69,8 @@ class Commands:
         kind = arguments[1]
         self.ran.append(list(arguments))
         if kind in SUMMARIES and self._statuses.get(kind) != 1:
-            results = replace(latency_file([[1.0]]), kind=kind, summary=SUMMARIES[kind])
+            threads = int(arguments[arguments.index("--threads") + 1]) if "--threads" in arguments else 2
+            results = replace(latency_file([[1.0]]), kind=kind, summary=SUMMARIES[kind], threads=threads)
             results.write(Path(arguments[arguments.index("--out") + 1]))
         return self._statuses.get(kind, 0)
 
@@ -88,16 +90,39 @@ def test_all_benchmarks_run_even_if_one_is_not_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fidelity_status: int
 ) -> None:
     (tmp_path / "identity.json").write_text("of an earlier run")
-    options = ("--compiled", "--manifest", "people.json", "--guidance-scale", "3")
+    options = ("--manifest", "people.json", "--guidance-scale", "3")
     status, ran = run_suite(tmp_path, monkeypatch, *options, fidelity=fidelity_status)
     assert status == fidelity_status
     assert ran.kinds == ["latency", "fidelity", "identity", "report"]
-    assert "reference-compiled" in ran.ran[0]
     assert ["people.json" in arguments for arguments in ran.ran] == [False, True, True, False]
     assert {str(tmp_path / f"{kind}.json") for kind in SUMMARIES} <= set(ran.ran[-1])
     assert json.loads((tmp_path / "bench.json").read_text())["exit_status"]["fidelity"] == fidelity_status
+    assert not (tmp_path / "bench-full.json").exists()
     history = ran.ran[-1][ran.ran[-1].index("--history") + 1]
     assert sorted(kept.results.kind for kept in read_history(Path(history))) == sorted(SUMMARIES)
+
+
+def test_the_whole_matrix_is_every_installed_cpu_system_on_all_threads_and_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systems, "installed_version", lambda name: None)
+    status, ran = run_suite(tmp_path, monkeypatch, "--full", "--threads", "2")
+    assert (status, ran.kinds) == (0, ["latency", "latency", "fidelity", "identity", "report"])
+    asked = [build_parser().parse_args(arguments) for arguments in ran.ran[:2]]
+    assert [(one.threads, one.out.name) for one in asked] == [(2, "latency.json"), (1, "latency-1-thread.json")]
+    eager = ["runtime-onnxruntime", "reference-eager", "reference-eager-bf16"]
+    assert [set(one.systems) for one in asked] == [
+        {*eager, "reference-compiled", "reference-compiled-bf16"},
+        set(eager),
+    ]
+    kept = json.loads((tmp_path / "bench-full.json").read_text())
+    assert list(kept["latency"]) == ["threads=2", "threads=1"]
+    assert kept["exit_status"] == dict.fromkeys(("latency", "latency-1-thread", "fidelity", "identity"), 0)
+    assert "## Latency, threads=1" in (tmp_path / "bench-full.md").read_text()
+
+
+def test_the_matrix_on_one_thread_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_suite(tmp_path, monkeypatch, "--full", "--threads", "1")[1].kinds[:2] == ["latency", "fidelity"]
 
 
 def test_an_interrupt_ends_it_and_what_is_finished_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

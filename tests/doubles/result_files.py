@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from instantrt_bench.latency.roofline import Peak, Roofline
+from instantrt_bench.latency.scenario import Scenario
+from instantrt_bench.latency.summary import latency_summary
 from instantrt_bench.regression.history import keep
-from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
 from instantrt_bench.results.pictures import PictureFolder
 from instantrt_bench.results.statistics import median_interval, paired_mean_difference, paired_ratio, summarise
+from instantrt_bench.results.systems import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
 from instantrt_engines.cost import Cost
 
 SCENARIO = "e2e/steps=10/samples=1/guidance=5/size=128x128/sampler=euler"
@@ -52,6 +55,24 @@ def latency_results(rng: np.random.Generator, *, slowdown: float = 1.0, **change
     first = scenarios[0].comparison
     ratios = {name: {"scenario": SCENARIO, **ratio} for name, ratio in first["ratios"].items()}
     return result_file("latency", scenarios, {"ratio_eager": ratios, "flags": first["flags"]}, **changes)
+
+
+def line_results(**changes: Any) -> ResultFile:
+    """Two systems whose latencies lie on lines along steps, samples and pixels, through one request."""
+    along_steps = [(steps, 1, 128) for steps in (10, 4, 30, 100)]
+    scenarios = []
+    for steps, samples, side in (*along_steps, (10, 2, 128), (10, 4, 128), (10, 1, 64), (10, 1, 256)):
+        scenario = Scenario(steps=steps, samples=samples, width=side, height=side)
+        ms = 20 + steps * samples * 10 * (side / 128) ** 2
+        times = {RUNTIME_ONNXRUNTIME: [ms - 1, ms, ms + 1], REFERENCE_EAGER: [2 * ms - 1, 2 * ms, 2 * ms + 1]}
+        systems = {name: _timed(latency_ms, {"denoise": latency_ms}) for name, latency_ms in times.items()}
+        for system in systems.values():
+            system.summary["roofline"]["denoise"]["share_of_peak"] = 0.25
+        ratio = paired_ratio(times[REFERENCE_EAGER], times[RUNTIME_ONNXRUNTIME]).to_json()
+        comparison = {"ratios": {RUNTIME_ONNXRUNTIME: ratio}, "flags": [], "sessions": []}
+        scenarios.append(ScenarioResult(scenario.id, scenario.to_json(), systems, comparison))
+    made = result_file("latency", scenarios, {}, **changes)
+    return replace(made, summary=latency_summary(made))
 
 
 def fidelity_results(rng: np.random.Generator, path: Path, **changes: Any) -> ResultFile:

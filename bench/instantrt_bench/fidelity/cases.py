@@ -20,9 +20,10 @@ from instantrt_bench.fidelity.pair import reference_inputs
 from instantrt_bench.reference.pipeline import Reference, ReferenceResult
 from instantrt_bench.results.attempts import attempt
 from instantrt_bench.results.contact_sheet import Tile, amplified_difference, contact_sheet
-from instantrt_bench.results.files import REFERENCE_EAGER, ScenarioResult, SystemResult
+from instantrt_bench.results.files import ScenarioResult, SystemResult
 from instantrt_bench.results.metrics import cosine, psnr_db, relative_error, ssim
 from instantrt_bench.results.pictures import PictureFolder
+from instantrt_bench.results.systems import REFERENCE_EAGER
 from instantrt_export.parity import ERROR_LIMITS, GREY_SHARE_LIMITS
 
 Latents = npt.NDArray[np.float32]

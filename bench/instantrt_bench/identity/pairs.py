@@ -17,10 +17,11 @@ from instantrt_bench.identity.judges.judge import Embedding, Judge
 from instantrt_bench.identity.panel import Judged, Keypoints, Panel, Picture
 from instantrt_bench.reference.pipeline import Reference
 from instantrt_bench.results.attempts import Attempt, attempt
-from instantrt_bench.results.files import REFERENCE_EAGER, ScenarioResult, SystemResult
+from instantrt_bench.results.files import ScenarioResult, SystemResult
 from instantrt_bench.results.metrics import cosine
 from instantrt_bench.results.pictures import PictureFolder
 from instantrt_bench.results.statistics import Interval, paired_mean_difference
+from instantrt_bench.results.systems import REFERENCE_EAGER
 
 MIN_PAIRS = 5  # fewer are not judged
 MIN_CLUSTERS = 10  # photos; with fewer, pairs of one photo count as independent, and the summary says so

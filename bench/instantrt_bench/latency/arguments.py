@@ -9,16 +9,7 @@ from pathlib import Path
 
 from instantrt.cli.arguments import add_json_argument, parse_positive
 from instantrt.cli.outputs import check_files, check_folder
-
-REFERENCE_DTYPES = ("fp32", "fp16", "bf16")
-SYSTEMS = (
-    "runtime-onnxruntime",
-    "runtime-onnxruntime-cuda",
-    "runtime-tensorrt",
-    "runtime-tensorrt-rtx",
-    "reference-eager",
-    "reference-compiled",
-)
+from instantrt_bench.results.systems import DTYPES, SYSTEMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--systems",
         nargs="+",
-        choices=SYSTEMS,
+        choices=tuple(SYSTEMS),
         metavar="SYSTEM",
         help=f"any of {', '.join(SYSTEMS)}; default: runtime-onnxruntime, and reference-eager with --checkpoint",
     )
@@ -72,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference-device", metavar="cpu|cuda", help="where the reference runs; default: where the runtime does"
     )
     parser.add_argument(
-        "--reference-dtype", choices=REFERENCE_DTYPES, help="what it computes in; default: the bundle's precision"
+        "--reference-dtype",
+        choices=DTYPES,
+        help="what reference-eager and reference-compiled compute in; default: the bundle's precision",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="(default: %(default)s)")
     parser.add_argument("--append", action="store_true", help="add another session to FILE instead of replacing it")
@@ -90,11 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-psnr",
         type=float,
         metavar="DB",
-        help="of timed pictures to the reference's (default: %(default)s)",
+        help="of timed pictures to the reference's (default: %(default)s; 28 at most where bf16 takes part)",
     )
     checks.add_argument("--peak-tflops", type=float, help="of this machine, for the roofline")
     checks.add_argument("--peak-gbs", type=float, help="memory bandwidth of this machine in GB/s, for the roofline")
-    checks.add_argument("--measure-peak", action="store_true", help="measure the CPU's own peaks instead")
+    checks.add_argument("--measure-peak", action="store_true", help="measure the CPU's own, on as many threads")
     parser.add_argument("--history", metavar="FOLDER", type=Path, help="also keep the results there")
     add_json_argument(parser)
 

@@ -19,12 +19,12 @@ from instantrt_bench.latency.gpu import GpuMonitor, GpuReading
 from instantrt_bench.latency.scenario import Requests, Scenario
 from instantrt_bench.latency.systems import Opener, Sample, SystemSpec, open_system
 from instantrt_bench.latency.worker import Answer, Worker, WorkerError
-from instantrt_bench.results.files import REFERENCE_COMPILED, REFERENCE_EAGER, Status
+from instantrt_bench.results.files import Status
 from instantrt_bench.results.machine import CpuTimes
-from instantrt_bench.results.metrics import psnr_db
+from instantrt_bench.results.metrics import psnr_db, ssim
 from instantrt_bench.results.statistics import median_interval
+from instantrt_bench.results.systems import REFERENCES, psnr_floor_db
 
-JUDGES = (REFERENCE_EAGER, REFERENCE_COMPILED)  # whose pictures the others' are held against; the first that is there
 FEWEST_SAMPLES = 6  # below, no two of them enclose the median with 95 % confidence
 OnRound = Callable[[int, int], None]
 
@@ -40,7 +40,8 @@ class Rules:
         noise: stop between the two when the 95 % interval of every system's median is within this share of it.
         max_seconds: of a scenario's timed part; it ends a scenario before ``min_samples``, but not before
             :data:`FEWEST_SAMPLES`.
-        min_psnr_db: of every timed picture against the reference's of the same request.
+        min_psnr_db: of every timed picture against the reference's of the same request; lower where the table of
+            systems has another floor for one of the two.
     """
 
     warm_up: int = 2
@@ -89,6 +90,7 @@ class Track:
     warm_up_ms: list[float] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)  # without their pictures
     psnr_db: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
     peak_host_bytes: list[int] = field(default_factory=list)
     peak_device_bytes: list[int] = field(default_factory=list)
     energy_mj: list[int] = field(default_factory=list)
@@ -251,7 +253,7 @@ def _time(
     on_round: OnRound | None,
 ) -> None:
     measurement.judge = next(
-        (name for name in JUDGES if name in measurement.tracks and measurement.tracks[name].running), None
+        (name for name in REFERENCES if name in measurement.tracks and measurement.tracks[name].running), None
     )
     cpu, cpu_s, start = CpuTimes.now(), _cpu_s(fleet), time.perf_counter()
     rounds = 0
@@ -307,10 +309,10 @@ def _judge(measurement: Measurement, track: Track, answers: Mapping[str, Answer]
     judge = answers.get(measurement.judge) if measurement.judge is not None else None
     if problem is None and judge is not None and judge is not answer and judge.sample.pixels.shape == pixels.shape:
         track.psnr_db.append(psnr_db(pixels, judge.sample.pixels))
-        if track.psnr_db[-1] < rules.min_psnr_db:
-            problem = (
-                f"a picture is {track.psnr_db[-1]:.1f} dB from {measurement.judge}'s, below {rules.min_psnr_db:g} dB"
-            )
+        track.ssim.append(ssim(pixels, judge.sample.pixels))
+        floor_db = psnr_floor_db([track.name, str(measurement.judge)], rules.min_psnr_db)
+        if track.psnr_db[-1] < floor_db:
+            problem = f"a picture is {track.psnr_db[-1]:.1f} dB from {measurement.judge}'s, below {floor_db:g} dB"
     if problem is not None:
         track.fail(f"wrong output in timed run {len(track.samples) + 1}: {problem}")
         return

@@ -1,16 +1,20 @@
-"""How much of the machine's peak the denoise and decode stages reach: costs from the ONNX, times measured."""
+"""How much of the machine's peak the denoise and decode stages reach: costs from the ONNX, times measured.
+
+The reference is credited with the same work: what it does beyond the runtime's graphs is its own affair.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from instantrt.bundle import Bundle
 from instantrt_bench.latency.scenario import Scenario
+from instantrt_bench.results.systems import BYTES_OF
 from instantrt_engines.cost import Cost, cost_of
 from instantrt_engines.graph import ShapedGraph, load_graph
 
@@ -21,7 +25,7 @@ GPU_PEAKS = {
     "NVIDIA H100 80GB HBM3": (989.4, 3350.0),
     "NVIDIA H200": (989.4, 4800.0),
 }
-MATRIX, COPY_BYTES, TRIES = 1024, 128 * 2**20, 5
+MATRIX, COPY_BYTES, TRIES = 1024, 128 * 2**20, 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ class Peak:
     tflops: float
     gbs: float
     source: str
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What bounds a system's times from below.
+
+    Args:
+        costs: of one execution of each stage.
+        peak: of what it runs on, in its dtype; None if it is not known.
+    """
+
+    costs: Mapping[str, Cost]
+    peak: Peak | None
 
 
 @dataclass(frozen=True)
@@ -87,12 +104,20 @@ class Roofline:
         return asdict(self)
 
 
-def stage_costs(bundle: Bundle, scenario: Scenario) -> dict[str, Cost]:
-    """What one execution of each stage costs: one call of the loop's networks, one of the VAE's."""
-    slots = min(scenario.samples, bundle.manifest.slots[1])
+def stage_costs(bundle: Bundle, scenario: Scenario, batch: int, dtype: str) -> dict[str, Cost]:
+    """What one execution of each stage costs: one call of the loop's networks, one of the VAE's.
+
+    Args:
+        bundle: its graphs are what is counted.
+        scenario: size and guidance.
+        batch: samples that one call computes.
+        dtype: what the system computes in; its numbers are what memory must move.
+    """
     guidance_batch = scenario.request(b"", "of this size").guidance_batch
-    symbols = {"B": slots, "G": guidance_batch, "W": scenario.width, "H": scenario.height}
-    return {stage: _sum(bundle, stage, symbols) for stage in ("denoise", "decode")}
+    symbols = {"B": batch, "G": guidance_batch, "W": scenario.width, "H": scenario.height}
+    shrunk = BYTES_OF[dtype] / BYTES_OF[bundle.precision]
+    costs = {stage: _sum(bundle, stage, symbols) for stage in ("denoise", "decode")}
+    return {stage: replace(cost, bytes=round(cost.bytes * shrunk)) for stage, cost in costs.items()}
 
 
 def gpu_peak(name: str | None) -> Peak | None:
@@ -102,21 +127,35 @@ def gpu_peak(name: str | None) -> Peak | None:
     return Peak(*GPU_PEAKS[name], source=f"data sheet of {name}, dense fp16")
 
 
-def measured_cpu_peak() -> Peak:
-    """The best of several fp32 matrix products and copies with numpy, on the threads that numpy takes."""
-    rng = np.random.default_rng(0)
-    a, b, product = (rng.standard_normal((MATRIX, MATRIX), dtype=np.float32) for _ in range(3))
-    source, copy = np.zeros(COPY_BYTES, np.uint8), np.ones(COPY_BYTES, np.uint8)
-    product_s = _best_s(lambda: np.matmul(a, b, out=product))
-    copy_s = _best_s(lambda: np.copyto(copy, source))
+def measured_cpu_peaks(dtypes: Iterable[str], threads: int) -> dict[str, Peak]:
+    """The best of several matrix products in each dtype, and of copies, with torch on so many threads.
+
+    In a process of its own, so that neither torch nor its threads stay in this one.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return {dtype: process.submit(_cpu_peak, dtype, threads).result() for dtype in dict.fromkeys(dtypes)}
+
+
+def _cpu_peak(dtype: str, threads: int) -> Peak:
+    import torch
+
+    from instantrt_bench.reference.dtypes import DTYPES
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    a, b, product = (torch.randn(MATRIX, MATRIX, generator=generator).to(DTYPES[dtype]) for _ in range(3))
+    source, copy = torch.zeros(COPY_BYTES // 4), torch.ones(COPY_BYTES // 4)
+    product_s = _best_s(lambda: torch.mm(a, b, out=product))
+    copy_s = _best_s(lambda: copy.copy_(source))
+    what = f"measured: torch's {dtype} product of {MATRIX}x{MATRIX} matrices, copy of {COPY_BYTES >> 20} MiB"
     return Peak(
         tflops=2 * MATRIX**3 / product_s / 1e12,
         gbs=2 * COPY_BYTES / copy_s / 1e9,  # read and written
-        source=f"measured: numpy's fp32 product of {MATRIX}x{MATRIX} matrices, copy of {COPY_BYTES >> 20} MiB",
+        source=f"{what}, {threads} threads",
     )
 
 
-def _best_s(work: Any) -> float:
+def _best_s(work: Callable[[], object]) -> float:
     times = []
     for _ in range(TRIES):
         start = time.perf_counter()

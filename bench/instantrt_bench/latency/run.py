@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,17 @@ from instantrt.errors import PhotoError, RequestError
 from instantrt_bench.latency.arguments import LatencyOptions
 from instantrt_bench.latency.gpu import GpuMonitor
 from instantrt_bench.latency.measure import Fleet, Rules, measure
-from instantrt_bench.latency.roofline import Peak, gpu_peak, measured_cpu_peak, stage_costs
-from instantrt_bench.latency.scenario import Requests, load_scenarios
+from instantrt_bench.latency.roofline import Bounds, Peak, gpu_peak, measured_cpu_peaks, stage_costs
+from instantrt_bench.latency.scenario import Requests, Scenario, load_scenarios
 from instantrt_bench.latency.summary import latency_summary, scenario_result
 from instantrt_bench.latency.systems import Opener, SystemSpec, open_system
 from instantrt_bench.regression.history import keep
-from instantrt_bench.results.files import (
-    REFERENCE_EAGER,
-    RUNTIME_ONNXRUNTIME,
-    TARGET_OF,
-    ResultError,
-    ResultFile,
-    ScenarioResult,
-    read_results,
-)
+from instantrt_bench.results.files import ResultError, ResultFile, ScenarioResult, read_results
 from instantrt_bench.results.machine import system_threads
+from instantrt_bench.results.systems import REFERENCE_EAGER, REFERENCES, RUNTIME_ONNXRUNTIME, SYSTEMS, SystemRow
 from instantrt_bench.results.tables import scenario_table
 
 SAME_TO_APPEND = ("machine", "versions", "threads", "commit", "bundle", "options")
-CPU_SYSTEMS = (RUNTIME_ONNXRUNTIME,)  # of the runtime; the reference runs where it is told to
 CPU, GPU = "cpu", "cuda"
 
 
@@ -60,11 +53,12 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
     specs, requests = _specs(options, bundle.precision), Requests(_photo(options.photo))
     gpu = _gpu(specs)
     results = _results(options, bundle, rules, specs, {} if gpu is None else gpu.facts())
-    peak = _peak(options, results.machine.get("gpu"))
+    peaks = _peaks(options, specs, results.machine.get("gpu"))
     with Fleet(specs, opener) as fleet, ProgressDisplay() as display:
         for scenario in scenarios:
             measurement = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=display.task(scenario.id))
-            measured = scenario_result(measurement, results.scenario(scenario.id), stage_costs(bundle, scenario), peak)
+            bounds = {spec.name: _bounds(bundle, scenario, spec, peaks) for spec in specs}
+            measured = scenario_result(measurement, results.scenario(scenario.id), bounds)
             results = results.with_scenario(with_places(measured, specs))
             results = replace(results, summary=latency_summary(results))
             results.write(options.out)
@@ -112,7 +106,7 @@ def missed_goals(results: ResultFile, ratio: float | None, overhead_us: float | 
     missed = []
     for scenario in results.scenarios:
         for name, system in scenario.systems.items():
-            if name.startswith("reference-") or (ratio is None and overhead_us is None):
+            if name in REFERENCES or (ratio is None and overhead_us is None):
                 continue
             if system.status != "ok":
                 missed.append(f"{scenario.id}: {name} {system.status}: {system.error}")
@@ -153,20 +147,40 @@ def with_places(scenario: ScenarioResult, specs: Sequence[SystemSpec]) -> Scenar
 def _specs(options: LatencyOptions, precision: Precision) -> list[SystemSpec]:
     """The systems; the reference is where the runtime is and in the bundle's precision, unless asked otherwise."""
     default = [RUNTIME_ONNXRUNTIME, *([REFERENCE_EAGER] if options.checkpoint else [])]
-    names: Sequence[str] = list(dict.fromkeys(options.systems or default))
-    if options.checkpoint is None and any(name.startswith("reference-") for name in names):
+    rows = [SYSTEMS[name] for name in dict.fromkeys(options.systems or default)]
+    _check_reference(options, [row for row in rows if row.kind == "reference"], precision)
+    reference_device = options.reference_device or (GPU if any(row.on_gpu for row in rows) else CPU)
+
+    def spec(row: SystemRow) -> SystemSpec:
+        asked, device = (
+            (options.reference_dtype, reference_device)
+            if row.kind == "reference"
+            else (None, GPU if row.on_gpu else CPU)
+        )
+        dtype = row.dtype or asked or precision
+        return SystemSpec(row.id, options.bundle, options.checkpoint, options.threads, device, dtype)
+
+    return [spec(row) for row in rows]
+
+
+def _check_reference(options: LatencyOptions, rows: Sequence[SystemRow], precision: Precision) -> None:
+    """Refuse what no reference can do, and a dtype that none takes or that another has already."""
+    asked = options.reference_dtype
+    if rows and options.checkpoint is None:
         what = "the reference needs the checkpoint that the bundle was made from"
         raise RequestError(what, found="no --checkpoint", hint="name its folder or hub id with --checkpoint")
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", options.reference_device or CPU):
         what, hint = "the reference runs on a CPU or on an NVIDIA GPU", "use cpu, cuda, or cuda:1 for the second GPU"
         raise RequestError(what, found=f"--reference-device {options.reference_device}", hint=hint)
-    on_gpu = any(name in TARGET_OF and name not in CPU_SYSTEMS for name in names)
-    reference = (options.reference_device or (GPU if on_gpu else CPU), options.reference_dtype or precision)
-    specs = []
-    for name in names:
-        place = (CPU if name in CPU_SYSTEMS else GPU, precision) if name in TARGET_OF else reference
-        specs.append(SystemSpec(name, options.bundle, options.checkpoint, options.threads, *place))
-    return specs
+    if asked is not None and all(row.dtype is not None for row in rows):
+        found = ", ".join(row.id for row in rows) or "no reference among the systems"
+        hint = f"leave it out, or measure {REFERENCE_EAGER} too, which computes in what it names"
+        raise RequestError("--reference-dtype changes none of these systems", found=found, hint=hint)
+    alike = Counter((row.compiled, row.dtype or asked or precision) for row in rows)
+    twice = [row.id for row in rows if alike[row.compiled, row.dtype or asked or precision] > 1]
+    if twice:
+        hint = "leave one of them out, or name another --reference-dtype"
+        raise RequestError("two of these systems are the same", found=" and ".join(twice), hint=hint)
 
 
 def _photo(path: Path | None) -> bytes | None:
@@ -176,16 +190,29 @@ def _photo(path: Path | None) -> bytes | None:
         raise PhotoError(f"{path} cannot be read", found=str(error.strerror), hint="check the path") from error
 
 
-def _peak(options: LatencyOptions, gpu: str | None) -> Peak | None:
-    if options.peak_tflops is not None and options.peak_gbs is not None:
-        return Peak(options.peak_tflops, options.peak_gbs, "given on the command line")
-    if options.peak_tflops is not None or options.peak_gbs is not None:
+def _peaks(options: LatencyOptions, specs: Sequence[SystemSpec], gpu: str | None) -> dict[str, Peak | None]:
+    """By system: as given, measured in its dtype, or off the GPU's data sheet."""
+    given = (options.peak_tflops, options.peak_gbs)
+    if None in given and given != (None, None):
         found = f"--peak-tflops {options.peak_tflops}, --peak-gbs {options.peak_gbs}"
         raise RequestError("--peak-tflops and --peak-gbs belong together", found=found, hint="give both or neither")
-    return measured_cpu_peak() if options.measure_peak else gpu_peak(gpu)
+    if options.peak_tflops is not None and options.peak_gbs is not None:
+        peak = Peak(options.peak_tflops, options.peak_gbs, "given on the command line")
+        return {spec.name: peak for spec in specs}
+    on_cpu = [spec for spec in specs if spec.device == CPU and options.measure_peak]
+    assert options.threads is not None  # run_latency has counted them
+    measured = measured_cpu_peaks([spec.dtype for spec in on_cpu], options.threads)
+    return {spec.name: measured[spec.dtype] if spec in on_cpu else gpu_peak(gpu) for spec in specs}
+
+
+def _bounds(bundle: Bundle, scenario: Scenario, spec: SystemSpec, peaks: Mapping[str, Peak | None]) -> Bounds:
+    """The runtime computes as many samples at once as the bundle has slots, the reference all."""
+    slots = bundle.manifest.slots[1]
+    batch = scenario.samples if spec.name in REFERENCES else min(scenario.samples, slots)
+    return Bounds(stage_costs(bundle, scenario, batch, spec.dtype), peaks[spec.name])
 
 
 def _options(options: LatencyOptions, rules: Rules, specs: Sequence[SystemSpec]) -> dict[str, Any]:
     photo = None if options.photo is None else options.photo.name
-    reference = next(([spec.device, spec.dtype] for spec in specs if spec.name not in TARGET_OF), None)
+    reference = next(([spec.device, spec.dtype] for spec in specs if spec.name in REFERENCES), None)
     return {**asdict(rules), "scenarios": options.scenarios, "photo": photo, "reference": reference}

@@ -10,34 +10,33 @@ import numpy as np
 
 from instantrt_bench.latency.gpu import gpu_flags
 from instantrt_bench.latency.measure import Measurement, Track
-from instantrt_bench.latency.roofline import Peak, Roofline
-from instantrt_bench.results.files import REFERENCE_EAGER, TARGET_OF, ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.latency.roofline import Bounds, Roofline
+from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.growth import growth_of
 from instantrt_bench.results.machine import MAX_FOREIGN_CPUS
 from instantrt_bench.results.statistics import Interval, median_interval, paired_ratio, ratio_of_medians, summarise
-from instantrt_engines.cost import Cost
+from instantrt_bench.results.systems import REFERENCE_EAGER
 
-Costs = Mapping[str, Cost]
 TIMED = ("latency_ms", "cpu_ms", "call_ms", "host_overhead_us_per_call")
 BUSY_CPU = "other processes kept the CPU busy"
 NOISY = "the noise goal was not reached"
 
 
 def scenario_result(
-    measurement: Measurement, before: ScenarioResult | None = None, costs: Costs | None = None, peak: Peak | None = None
+    measurement: Measurement, before: ScenarioResult | None = None, bounds: Mapping[str, Bounds] | None = None
 ) -> ScenarioResult:
     """The result of one scenario.
 
     Args:
         measurement: what was measured.
         before: earlier sessions, to whose samples these are added.
-        costs: of the runtime's stages, for the roofline.
-        peak: of the machine; None if it is not known.
+        bounds: by system, for its roofline.
     """
     samples = measurement.scenario.samples
     systems = {name: _system_result(track, before, samples) for name, track in measurement.tracks.items()}
     for name, system in systems.items():
-        if system.summary and costs is not None and name in TARGET_OF:
-            system.summary["roofline"] = _roofline(system.summary, costs, peak)
+        if system.summary and bounds is not None:
+            system.summary["roofline"] = _roofline(system.summary, bounds[name])
     earlier = [] if before is None else before.comparison["sessions"]
     sessions = [*earlier, _session(measurement)]
     return ScenarioResult(
@@ -47,7 +46,7 @@ def scenario_result(
 
 def latency_summary(results: ResultFile) -> dict[str, Any]:
     """Over all scenarios: what failed, what makes times doubtful, and every ratio to the eager reference: that of the
-    first scenario, and the geometric mean of all."""
+    first scenario, and the geometric mean of all; and how latency grows with the work."""
     scenarios = results.scenarios
     ratios = {s.id: s.comparison["ratios"] for s in scenarios if s.comparison["ratios"]}
     names = dict.fromkeys(name for by_system in ratios.values() for name in by_system)
@@ -61,6 +60,7 @@ def latency_summary(results: ResultFile) -> dict[str, Any]:
         ],
         "flags": sorted({flag for scenario in scenarios for flag in scenario.comparison["flags"]}),
         "ratio_eager": {name: _ratio_summary(name, ratios) for name in names},
+        "growth": [growth.to_json() for growth in growth_of(results)],
     }
 
 
@@ -84,6 +84,7 @@ def raw_samples(track: Track, session: int) -> dict[str, Any]:
         "warm_up_ms": _rounded(track.warm_up_ms),
         "cold_start_ms": [] if track.cold_start is None else [track.cold_start.to_json()],
         "psnr_db": _rounded(track.psnr_db),
+        "ssim": [round(value, 6) for value in track.ssim],
         "peak_host_bytes": track.peak_host_bytes,
         "peak_device_bytes": track.peak_device_bytes,
         "energy_mj": track.energy_mj,
@@ -125,17 +126,18 @@ def _summary(raw: Mapping[str, Any], pictures: int) -> dict[str, Any]:
         "stages_ms": {stage: summarise(values) for stage, values in raw["stages_ms"].items()},
         "cold_start_ms": raw["cold_start_ms"][0] if raw["cold_start_ms"] else None,
         "worst_psnr_db": min(raw["psnr_db"], default=None),
+        "worst_ssim": min(raw["ssim"], default=None),
         "peak_host_bytes": max(raw["peak_host_bytes"], default=None),
         "peak_device_bytes": max(raw["peak_device_bytes"], default=None),
         "energy_mj_per_request": float(np.mean(raw["energy_mj"])) if raw["energy_mj"] else None,
     }
 
 
-def _roofline(summary: Mapping[str, Any], costs: Costs, peak: Peak | None) -> dict[str, Any]:
+def _roofline(summary: Mapping[str, Any], bounds: Bounds) -> dict[str, Any]:
     times = {"denoise": summary["call_ms"]["p50"]}
     if "decode" in summary["stages_ms"]:
         times["decode"] = summary["stages_ms"]["decode"]["p50"]
-    return {part: Roofline.of(costs[part], ms, peak).to_json() for part, ms in times.items()}
+    return {part: Roofline.of(bounds.costs[part], ms, bounds.peak).to_json() for part, ms in times.items()}
 
 
 def _session(measurement: Measurement) -> dict[str, Any]:

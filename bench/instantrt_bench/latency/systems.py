@@ -16,7 +16,7 @@ from PIL import Image
 from instantrt import GenerateRequest, InstantID
 from instantrt.errors import RequestError
 from instantrt.prepare import Preparation
-from instantrt_bench.results.files import REFERENCE_COMPILED, REFERENCE_EAGER, TARGET_OF
+from instantrt_bench.results.systems import SYSTEMS
 
 JPEG_QUALITY = 95
 
@@ -26,12 +26,12 @@ class SystemSpec:
     """Which system, and what it is made of.
 
     Args:
-        name: a system id of :data:`instantrt_bench.results.files.SYSTEMS`.
+        name: a key of :data:`instantrt_bench.results.systems.SYSTEMS`.
         bundle: the bundle's folder; the reference takes its face networks from it.
         checkpoint: folder or hub id; only the reference needs it.
         threads: CPU threads; None leaves them to the system.
         device: where it runs, as torch names it.
-        dtype: what its networks compute in, a name of :data:`instantrt_bench.latency.arguments.REFERENCE_DTYPES`.
+        dtype: what its networks compute in, one of :data:`instantrt_bench.results.systems.DTYPES`.
     """
 
     name: str
@@ -88,22 +88,19 @@ def open_system(spec: SystemSpec) -> System:
         RequestError: an unknown system, or the reference without a checkpoint.
         InstantRTError: whatever keeps it from loading.
     """
-    if spec.name in TARGET_OF:
-        return RuntimeSystem(spec)
-    if spec.name in (REFERENCE_EAGER, REFERENCE_COMPILED):
-        return ReferenceSystem(spec)
-    known = ", ".join((*TARGET_OF, REFERENCE_EAGER, REFERENCE_COMPILED))
-    raise RequestError("unknown system", found=repr(spec.name), hint=f"use one of: {known}")
+    if spec.name not in SYSTEMS:
+        raise RequestError("unknown system", found=repr(spec.name), hint=f"use one of: {', '.join(SYSTEMS)}")
+    return RuntimeSystem(spec) if SYSTEMS[spec.name].kind == "runtime" else ReferenceSystem(spec)
 
 
 class RuntimeSystem:
     """The runtime on one target."""
 
     def __init__(self, spec: SystemSpec) -> None:
-        # Only ONNX Runtime takes a thread count: plans run on the GPU.
-        target = TARGET_OF[spec.name]
-        threads = spec.threads if target == "onnxruntime" else None
-        self._pipeline = InstantID.load(spec.bundle, target=target, threads=threads)
+        row = SYSTEMS[spec.name]
+        assert row.target is not None
+        threads = None if row.on_gpu else spec.threads  # targets on GPUs take none
+        self._pipeline = InstantID.load(spec.bundle, target=row.target, threads=threads, **row.load_options)
 
     def run(self, request: GenerateRequest) -> Sample:
         """Answer one request, timed."""
@@ -137,7 +134,8 @@ class ReferenceSystem:
 
         logging.set_verbosity_error()  # it warns of image processors that nothing here uses
         from instantrt_bench.fidelity.pair import reference_inputs
-        from instantrt_bench.reference.pipeline import DTYPES, Reference
+        from instantrt_bench.reference.dtypes import DTYPES
+        from instantrt_bench.reference.pipeline import Reference
         from instantrt_export.checkpoint import Checkpoint
 
         if spec.checkpoint is None:
@@ -145,7 +143,7 @@ class ReferenceSystem:
             raise RequestError(what, found="none", hint="name it with --checkpoint")
         checkpoint = Checkpoint.open(spec.checkpoint)
         self._reference = Reference.load(checkpoint, spec.threads, spec.device, DTYPES[spec.dtype])
-        if spec.name == REFERENCE_COMPILED:
+        if SYSTEMS[spec.name].compiled:
             self._reference.compile()
         self._inputs = reference_inputs
         self._preparation = Preparation.load(spec.bundle, threads=spec.threads)

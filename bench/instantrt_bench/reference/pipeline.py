@@ -94,10 +94,6 @@ class _Conditions:
     mask: torch.Tensor | None  # [H, W]
 
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""What the reference may compute in, by the names of the command line."""
-
-
 class Reference:
     """InstantID as diffusers runs it. Stateless between requests; not thread-safe.
 
@@ -167,9 +163,13 @@ class Reference:
         return cls(pipeline.to(device), identitynet, projection, face_attention, checkpoint.scheduler_config, device)
 
     def compile(self) -> None:
-        """Put the networks that run per step, and the VAE's decoder, under ``torch.compile``, in place."""
+        """Put the networks that run per step, and the VAE's decoder, under ``torch.compile``, in place.
+
+        With symbolic shapes: one compilation, which takes minutes, serves all sizes and numbers of samples. Only a
+        batch of one is apart, as torch makes a constant of it.
+        """
         for network in (self.unet, self.identitynet, self.vae.decoder):
-            network.compile()
+            network.compile(dynamic=True)
 
     @torch.no_grad()
     def generate(self, inputs: ReferenceInputs, *, keep_latents: bool = False) -> ReferenceResult:

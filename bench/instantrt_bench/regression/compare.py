@@ -21,6 +21,7 @@ from instantrt_bench.latency.summary import BUSY_CPU
 from instantrt_bench.regression.arguments import CompareOptions
 from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
 from instantrt_bench.results.statistics import Interval, session_ratio, summarise
+from instantrt_bench.results.systems import REFERENCES
 
 Verdict = Literal["slower", "faster", "same", "undecided", "failed", "missing", "worse", "better", "not judged"]
 REGRESSIONS = ("slower", "failed", "missing", "worse")
@@ -87,7 +88,7 @@ class Change:
     @property
     def regressed(self) -> bool:
         """Whether it fails the gate. The reference is no part of the product: how fast it is never does."""
-        return self.verdict in REGRESSIONS and not self.system.startswith("reference-")
+        return self.verdict in REGRESSIONS and self.system not in REFERENCES
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

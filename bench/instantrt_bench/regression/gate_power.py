@@ -29,8 +29,9 @@ from instantrt_bench.latency.summary import BUSY_CPU, scenario_result
 from instantrt_bench.latency.systems import Opener, SystemSpec, open_system
 from instantrt_bench.regression.arguments import GateOptions
 from instantrt_bench.regression.compare import CPU_TIME, LATENCY, Rule, sessions_of
-from instantrt_bench.results.files import RUNTIME_ONNXRUNTIME, ResultFile, read_results
+from instantrt_bench.results.files import ResultFile, read_results
 from instantrt_bench.results.statistics import session_ratio
+from instantrt_bench.results.systems import RUNTIME_ONNXRUNTIME
 
 SEED = 7
 Z_95 = 1.959964

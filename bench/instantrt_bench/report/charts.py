@@ -13,18 +13,11 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from instantrt_bench.report.svg import COLOURS, LINE_PX, drawings
+from instantrt_bench.results.systems import RUNTIME_ONNXRUNTIME, SYSTEMS
 
 POINTS_PX, AXIS_PX = 290, 48
+RUNTIME, OTHER_COLOUR = "runtime", "s5"  # results that do not say which target it was; a system that is not known
 MARK: dict[str, Any] = {"color": COLOURS["soft"], "lw": 1, "ls": (0, (4, 3)), "gid": "mark"}
-SYSTEM_COLOURS = {
-    "runtime": "s1",
-    "runtime-onnxruntime": "s1",
-    "runtime-tensorrt": "s2",
-    "runtime-tensorrt-rtx": "s3",
-    "reference-eager": "s0",
-    "reference-compiled": "s4",
-}
-"""Colours follow the system, not its place in a figure; others get s5."""
 
 Bounds = tuple[float, float]
 
@@ -84,8 +77,10 @@ class Series:
 
 
 def system_colour(system: str) -> str:
-    """The colour of a system's bars and points."""
-    return SYSTEM_COLOURS.get(system, "s5")
+    """The colour of a system's bars and points: it follows the system, not its place in a figure."""
+    if system == RUNTIME:
+        return SYSTEMS[RUNTIME_ONNXRUNTIME].colour
+    return SYSTEMS[system].colour if system in SYSTEMS else OTHER_COLOUR
 
 
 def row_chart(rows: Sequence[Row], unit: str, *, marks: Mapping[str, float] | None = None, log: bool = False) -> Chart:

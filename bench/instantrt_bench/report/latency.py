@@ -8,6 +8,7 @@ from typing import Any
 from instantrt_bench.report.charts import Chart, Part, Row, row_chart, system_colour
 from instantrt_bench.report.text import Cell, bounds_of, interval_text, number
 from instantrt_bench.results.files import ResultFile, ScenarioResult, SystemResult
+from instantrt_bench.results.systems import REFERENCES
 
 PHOTO, TEXT, LOOP, VAE, ENCODE, OTHER = GROUPS = (
     ("photo and face", "s1"),
@@ -46,6 +47,7 @@ FIGURES = {
     "peak device MB": ("peak_device_bytes", None, 1e6),
     "energy J": ("energy_mj_per_request", None, 1e3),
     "worst PSNR dB": ("worst_psnr_db", None, 1),
+    "worst SSIM": ("worst_ssim", None, 1),
 }
 """Rows of the table: a figure of the summary, and what it is divided by."""
 REACH = 1.25  # samples beyond so many times the slowest median are not drawn
@@ -116,7 +118,7 @@ def stage_rows(scenario: ScenarioResult) -> Iterator[list[Cell]]:
 
 def stage_groups(system: str, stages: Mapping[str, Mapping[str, float]]) -> list[Part]:
     """Sums of the stages' medians in ms, by group, in the order of the pipeline; unknown stages are "other"."""
-    known = REFERENCE_STAGES if system.startswith("reference-") else RUNTIME_STAGES
+    known = REFERENCE_STAGES if system in REFERENCES else RUNTIME_STAGES
     sums = dict.fromkeys(GROUPS, 0.0)
     for name, summary in stages.items():
         sums[known.get(name, OTHER)] += summary["p50"]

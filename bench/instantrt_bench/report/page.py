@@ -14,9 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from instantrt_bench.regression.history import Kept
-from instantrt_bench.report import fidelity, identity, latency, text, trend
+from instantrt_bench.report import fidelity, growth, identity, latency, text, trend
 from instantrt_bench.report.gallery import choose_cases, gallery_cases
 from instantrt_bench.results.files import KINDS, ResultFile
+from instantrt_bench.results.systems import REFERENCES
 
 MOST_PICTURES = 12
 FILTERS = {
@@ -27,6 +28,7 @@ FILTERS = {
     "signed_interval": partial(text.interval_text, show=text.signed),
     "commit": text.commit_text,
     "machine": text.machine_text,
+    "threads": text.threads_text,
     "breakable": text.breakable,
 }
 
@@ -64,9 +66,11 @@ def page(sources: Sequence[Source], history: Sequence[Kept] | None = None, most_
             commits=dict.fromkeys(text.commit_text(one.commit) for one in results),
             flags=dict.fromkeys(f"{flag} ({one.kind})" for one in results for flag in one.summary.get("flags") or ()),
             panels=None if history is None else trend.panels(history),
+            references=REFERENCES,
             cases=choose_cases(by_file, most_pictures),
             cases_in_all=sum(map(len, by_file)),
             latency=latency,
+            growth=growth,
             fidelity=fidelity,
             identity=identity,
         )

@@ -20,7 +20,7 @@ from instantrt_bench.report.text import tick_text
 SIZES = ((340, 4, 46), (820, 10, 118))  # px across, ticks across, characters in a line: phones, wide screens
 LINE_PX = 17
 
-NAMES = ("ink", "soft", "grid", "raised", *(f"s{n}" for n in range(6)))
+NAMES = ("ink", "soft", "grid", "raised", *(f"s{n}" for n in range(7)))
 COLOURS = {name: f"#{number:06x}" for number, name in enumerate(NAMES, 1)}
 """The style sheet's variables, and what stands for them while matplotlib draws."""
 VARIABLES = {placeholder: f"var(--{name})" for name, placeholder in COLOURS.items()}

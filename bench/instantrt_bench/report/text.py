@@ -78,8 +78,12 @@ def machine_text(results: ResultFile) -> str:
     """Processor or GPU and threads, in short."""
     machine = results.machine
     device = machine.get("gpu") or f"{machine.get('cpu')}, {machine.get('logical_cpus')} logical CPUs"
-    threads = {None: "", 1: ", 1 thread"}.get(results.threads, f", {results.threads} threads")
-    return f"{device}{threads}"
+    return ", ".join(filter(None, (str(device), threads_text(results))))
+
+
+def threads_text(results: ResultFile) -> str:
+    """CPU threads of each system; nothing where it was left to them."""
+    return {None: "", 1: "1 thread"}.get(results.threads, f"{results.threads} threads")
 
 
 def breakable(text: str) -> Markup:

@@ -27,22 +27,6 @@ Status = Literal["ok", "failed", "interrupted"]
 KINDS: tuple[str, ...] = get_args(Kind)
 STATUSES: tuple[str, ...] = get_args(Status)
 
-RUNTIME_ONNXRUNTIME = "runtime-onnxruntime"
-RUNTIME_ONNXRUNTIME_CUDA = "runtime-onnxruntime-cuda"
-RUNTIME_TENSORRT = "runtime-tensorrt"
-RUNTIME_TENSORRT_RTX = "runtime-tensorrt-rtx"
-REFERENCE_EAGER = "reference-eager"
-REFERENCE_COMPILED = "reference-compiled"
-SYSTEMS = (
-    RUNTIME_ONNXRUNTIME,
-    RUNTIME_ONNXRUNTIME_CUDA,
-    RUNTIME_TENSORRT,
-    RUNTIME_TENSORRT_RTX,
-    REFERENCE_EAGER,
-    REFERENCE_COMPILED,
-)
-TARGET_OF = {name: name.removeprefix("runtime-") for name in SYSTEMS if name.startswith("runtime-")}
-
 
 class ResultError(InstantRTError):
     """A result file is missing, damaged, or not what was asked for."""
@@ -74,7 +58,7 @@ class ScenarioResult:
     Args:
         id: the same for every system, in every file, e.g. ``e2e/steps=10/samples=1``.
         parameters: the scenario as data.
-        systems: by system id, see :data:`SYSTEMS`.
+        systems: by system id, see :data:`instantrt_bench.results.systems.SYSTEMS`.
         comparison: figures about two systems, e.g. the latency ratio with its interval.
     """
 

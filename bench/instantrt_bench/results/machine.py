@@ -19,6 +19,7 @@ PACKAGES = (
     "instantrt",
     "numpy",
     "onnxruntime",
+    "openvino",
     "torch",
     "diffusers",
     "transformers",
