@@ -33,6 +33,7 @@ from instantrt_bench.gpu_check.torch_target import (
     fused_attention,
     fused_attentions,
 )
+from instantrt_bench.gpu_check.vae import VAE_PRECISIONS
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.networks import attention
 from randomness import fresh_rng
@@ -144,15 +145,22 @@ def test_a_dry_run_sees_the_driver_and_tries_its_device(cuda_double_library: Pat
     assert sections["pytest"]["skipped"]
 
 
+VAE_CHECKS = {
+    *(f"vae, {name}: error of what it decodes" for name in ("fp16", "scaled fp16")),
+    "vae beyond fp16: plain fp16 holds it",
+    "vae beyond fp16, scaled fp16: error of what it decodes",
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "check"),
+    ("name", "checks"),
     [
-        ("nano", "torch, captured, fp32: error of latents"),
-        ("full_size", "runtime, captured: error of one call to fp32"),
-        ("memcheck", "checks that failed"),
+        ("nano", {"torch, captured, fp32: error of latents"}),
+        ("full_size", {"runtime, captured: error of one call to fp32", *VAE_CHECKS}),
+        ("memcheck", {"checks that failed"}),
     ],
 )
-def test_a_dry_run_of_a_section(name: str, check: str, trained_bundle: Path, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_section(name: str, checks: set[str], trained_bundle: Path, tmp_path: Path) -> None:
     """In this process, which has torch; the whole command is slow."""
     section = next(section for section in SECTIONS if section.name == name)
     module, _, function = section.function.partition(".")
@@ -160,7 +168,9 @@ def test_a_dry_run_of_a_section(name: str, check: str, trained_bundle: Path, tmp
     run = getattr(importlib.import_module(f"instantrt_bench.gpu_check.{module}"), function)
     run(report, Options(dry_run=True, tree=None, scratch=tmp_path, bundle=trained_bundle))
     assert report.passed, report.errors or report.checks
-    assert report.checks[check]["ok"]
+    assert checks <= set(report.checks)
+    times = {figure.removesuffix(" ms") for figure in report.figures if figure.startswith("vae, ")}
+    assert times == ({f"vae, {precision.name}" for precision in VAE_PRECISIONS} if name == "full_size" else set())
 
 
 @pytest.mark.slow
