@@ -113,10 +113,14 @@ def test_without_such_a_gpu_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch)
     assert monitor(monkeypatch, FakeNvml(), ordinal=2) is None
 
 
-@pytest.mark.parametrize("package", ["pynvml", "instantrt.device.properties"])
-def test_without_the_packages_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_without_the_packages_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert monitor(monkeypatch, FakeNvml()) is not None
-    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert GpuMonitor.open(1) is None
+    assert monitor(monkeypatch, FakeNvml()) is not None
+    for module in [name for name in sys.modules if name.startswith("instantrt.device.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "cuda", None)
     assert GpuMonitor.open(1) is None
 
 

@@ -52,11 +52,13 @@ class GpuMonitor:
         """
         try:
             import pynvml
-
+        except ImportError:
+            return None
+        try:
             from instantrt.device.properties import gpu_uuid
 
             uuid = gpu_uuid(ordinal)
-        except (ImportError, InstantRTError):
+        except InstantRTError:  # CUDA's packages are missing too
             return None
         try:
             pynvml.nvmlInit()
