@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from doubles.onnxruntime_cuda_double import OnnxRuntimeCudaDouble
     from doubles.tensorrt_double import TensorRTDouble
     from instantrt.device.cuda import CudaDevice
-    from instantrt_bench.gpu_check.torch_target import TorchTarget
+    from instantrt_bench.gpu_check.torch_target import ModuleOf, TorchTarget
 
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
@@ -160,8 +161,17 @@ def cuda_double_library(made_once: MadeOnce) -> Path:
     return made_once("cuda", build) / "cuda-double"
 
 
+@pytest.fixture(scope="session")
+def short_collections() -> Iterator[None]:
+    """Many tests collect garbage to count what is left: what was there before them need not be looked at every time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def cuda_double() -> Iterator[CudaDouble]:
+def cuda_double(short_collections: None) -> Iterator[CudaDouble]:
     """The stand-in driver below this process, with an empty log; skipped where it is not loaded."""
     from doubles.cuda_double import CudaDouble
 
@@ -303,6 +313,17 @@ def executing_graphs(request: pytest.FixtureRequest) -> None:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="session")
+def nano_modules(nano_checkpoint: Path) -> ModuleOf:
+    """The torch module of each network of the nano checkpoint, fp32 on the CPU, made once. Read only."""
+    import torch
+
+    from instantrt_bench.gpu_check.torch_target import checkpoint_modules
+    from instantrt_export.checkpoint import Checkpoint
+
+    return cache(checkpoint_modules(Checkpoint.open(str(nano_checkpoint)), torch.float32, torch.device("cpu")))
+
+
 @pytest.fixture
 def executing_modules(request: pytest.FixtureRequest) -> Iterator[TorchTarget]:
     """Torch modules as a target: on a GPU, or on the CPU in host functions on the stand-in driver's stream."""
@@ -315,18 +336,20 @@ def executing_modules(request: pytest.FixtureRequest) -> Iterator[TorchTarget]:
     from instantrt_export.checkpoint import Checkpoint
 
     place: Place
+    module_of: ModuleOf
     double = CudaDouble.loaded()
     if double is None:
         request.getfixturevalue("cuda_device")  # skips without a GPU
         if not torch.cuda.is_available():
             pytest.skip("needs a torch with CUDA")
         place = CudaPlace()
+        checkpoint = Checkpoint.open(str(request.getfixturevalue("nano_checkpoint")))
+        module_of = checkpoint_modules(checkpoint, torch.float32, place.torch_device)
     else:
         device, view = CudaDevice(), double.view
         place = CpuPlace(device, lambda b: view(b.address, b.shape, b.dtype), device.synchronize)
+        module_of = request.getfixturevalue("nano_modules")
     bundle = Bundle.open(request.getfixturevalue("planned_bundle"))
-    checkpoint = Checkpoint.open(str(request.getfixturevalue("nano_checkpoint")))
-    module_of = checkpoint_modules(checkpoint, torch.float32, place.torch_device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small networks: more threads only wait for one another
     with closing(TorchTarget(place, bundle.contracts, module_of, bundle.onnx)) as target:

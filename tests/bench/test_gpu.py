@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from doubles.bench_systems import open_sleeping
+from instantrt.errors import DeviceError
+from instantrt_bench.latency.arguments import LatencyOptions
 from instantrt_bench.latency.gpu import GpuMonitor, GpuReading, gpu_flags
 from instantrt_bench.latency.measure import Fleet, Rules, measure
+from instantrt_bench.latency.run import _specs, monitors
 from instantrt_bench.latency.scenario import Requests, Scenario
 from instantrt_bench.latency.summary import scenario_result
 from instantrt_bench.latency.systems import SystemSpec
-from instantrt_bench.results.files import RUNTIME_TENSORRT
+from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, RUNTIME_TENSORRT
 
 
 class NVMLError(Exception):
     pass
 
 
+UUIDS = ("00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000b")  # in CUDA's order
+OF_NVML = {f"GPU-{UUIDS[1]}": "gpu 1", f"MIG-{UUIDS[0]}": "mig 0"}
+
+
 class FakeNvml(ModuleType):
-    """A GPU whose energy counter rises by 250 mJ between two looks. ``absent`` calls are not supported by it."""
+    """A MIG instance, and a GPU whose energy counter rises by 250 mJ between two looks, that of the MIG instance by
+    100 mJ. ``absent`` calls are not supported."""
 
     NVMLError = NVMLError
 
     def __init__(self, absent: tuple[str, ...] = (), reasons: int = 0, pids: tuple[int, ...] = ()) -> None:
         super().__init__("pynvml")
         self.absent, self.reasons, self.pids = absent, reasons, pids
-        self.energy_mj = 0
+        self.energy_mj = dict.fromkeys(OF_NVML.values(), 0)
 
     def __getattr__(self, name: str):
         answers = {
             "nvmlInit": lambda: None,
             "nvmlShutdown": lambda: None,
-            "nvmlDeviceGetHandleByIndex": lambda index: f"gpu {index}",
+            "nvmlDeviceGetHandleByUUID": self._handle,
             "nvmlDeviceGetName": lambda handle: b"NVIDIA H200",
             "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=2**37),
             "nvmlSystemGetDriverVersion": lambda: "580.1",
@@ -51,17 +60,34 @@ class FakeNvml(ModuleType):
 
         return refused if name in self.absent else answers[name]
 
+    def _handle(self, uuid: str) -> str:
+        if uuid not in OF_NVML:
+            raise NVMLError(uuid)
+        return OF_NVML[uuid]
+
     def _energy(self, handle: str) -> int:
-        self.energy_mj += 250
-        return self.energy_mj
+        self.energy_mj[handle] += 250 if handle == "gpu 1" else 100
+        return self.energy_mj[handle]
 
     def _processes(self, handle: str) -> list[SimpleNamespace]:
-        return [SimpleNamespace(pid=pid, usedGpuMemory=1000 + pid) for pid in self.pids]
+        most = 1000 if handle == "gpu 1" else 10
+        return [SimpleNamespace(pid=pid, usedGpuMemory=most + pid) for pid in self.pids]
 
 
-def monitor(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml) -> GpuMonitor | None:
+class FakeProperties(ModuleType):
+    """Two GPUs as CUDA counts them."""
+
+    @staticmethod
+    def gpu_uuid(ordinal: int) -> str:
+        if ordinal >= len(UUIDS):
+            raise DeviceError(f"there is no GPU {ordinal}", found="2 visible", hint="another one")
+        return UUIDS[ordinal]
+
+
+def monitor(monkeypatch: pytest.MonkeyPatch, nvml: FakeNvml, ordinal: int = 1) -> GpuMonitor | None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    return GpuMonitor.open()
+    monkeypatch.setitem(sys.modules, "instantrt.device.properties", FakeProperties("properties"))
+    return GpuMonitor.open(ordinal)
 
 
 def test_a_gpus_facts_and_readings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,14 +104,35 @@ def test_what_nvml_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gpu.read() == GpuReading(None, (), None)
 
 
-@pytest.mark.parametrize("absent", ["nvmlInit", "nvmlDeviceGetHandleByIndex"])
+@pytest.mark.parametrize("absent", ["nvmlInit", "nvmlDeviceGetHandleByUUID"])
 def test_without_a_driver_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
     assert monitor(monkeypatch, FakeNvml((absent,))) is None
 
 
-def test_without_the_package_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_such_a_gpu_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert monitor(monkeypatch, FakeNvml(), ordinal=2) is None
+
+
+def test_without_the_packages_there_is_no_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert monitor(monkeypatch, FakeNvml()) is not None
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert GpuMonitor.open() is None
+    assert GpuMonitor.open(1) is None
+    assert monitor(monkeypatch, FakeNvml()) is not None
+    for module in [name for name in sys.modules if name.startswith("instantrt.device.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    assert GpuMonitor.open(1) is None
+
+
+def test_every_system_is_watched_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor(monkeypatch, FakeNvml())
+    names = [RUNTIME_ONNXRUNTIME, RUNTIME_TENSORRT, REFERENCE_EAGER]
+    asked = LatencyOptions(bundle=Path(), checkpoint="any", systems=names, reference_device="cuda:1")
+    found = monitors(_specs(asked, "fp16"))
+    assert {name: gpu.read().energy_mj for name, gpu in found.items()} == {RUNTIME_TENSORRT: 100, REFERENCE_EAGER: 250}
+    together = LatencyOptions(bundle=Path(), checkpoint="any", systems=names, reference_device="cuda:0")
+    assert len(set(map(id, monitors(_specs(together, "fp16")).values()))) == 1
+    assert monitors(_specs(LatencyOptions(bundle=Path(), checkpoint="any"), "fp16")) == {}
 
 
 def test_flags() -> None:
@@ -95,12 +142,20 @@ def test_flags() -> None:
     assert flags == ["the GPU's clocks were held back: power brake", "2 other process(es) used the GPU"]
 
 
-def test_a_measurement_on_a_gpu_holds_energy_and_flags(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    gpu = monitor(monkeypatch, FakeNvml(reasons=0x08, pids=(1,)))
-    with Fleet([SystemSpec(RUNTIME_TENSORRT, tmp_path, "{}", None)], open_sleeping) as fleet:
-        found = measure(fleet, Scenario(steps=4), Requests(), Rules(warm_up=1, min_samples=3, max_samples=3), gpu=gpu)
+def test_a_measurement_holds_energy_and_memory_of_each_systems_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nvml = FakeNvml(reasons=0x08, pids=(1,))
+    gpus = {RUNTIME_TENSORRT: monitor(monkeypatch, nvml, 0), REFERENCE_EAGER: monitor(monkeypatch, nvml, 1)}
+    names = (RUNTIME_TENSORRT, REFERENCE_EAGER, RUNTIME_ONNXRUNTIME)
+    specs = [SystemSpec(name, tmp_path, "{}", None) for name in names]
+    with Fleet(specs, open_sleeping) as fleet:
+        nvml.pids = (1, fleet.worker(RUNTIME_TENSORRT)[0].pid, fleet.worker(REFERENCE_EAGER)[0].pid)
+        found = measure(fleet, Scenario(steps=4), Requests(), Rules(warm_up=1, min_samples=3, max_samples=3), gpus=gpus)
     result = scenario_result(found)
-    assert result.systems[RUNTIME_TENSORRT].summary["energy_mj_per_request"] == 250
-    assert result.systems[RUNTIME_TENSORRT].summary["peak_device_bytes"] is None  # NVML lists another process only
+    runtime, reference, on_cpu = (result.systems[name].summary for name in names)
+    assert (runtime["energy_mj_per_request"], reference["energy_mj_per_request"]) == (100, 250)
+    assert (runtime["peak_device_bytes"], reference["peak_device_bytes"]) == (10 + nvml.pids[1], 1000 + nvml.pids[2])
+    assert (on_cpu["energy_mj_per_request"], on_cpu["peak_device_bytes"]) == (None, None)
     assert "the GPU's clocks were held back: hardware slowdown" in result.comparison["flags"]
     assert "1 other process(es) used the GPU" in result.comparison["flags"]

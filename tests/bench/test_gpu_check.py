@@ -28,12 +28,12 @@ from instantrt_bench.gpu_check.options import Options
 from instantrt_bench.gpu_check.report import Report, SkippedError, as_table
 from instantrt_bench.gpu_check.torch_target import (
     CpuPlace,
+    ModuleOf,
     TorchTarget,
-    checkpoint_modules,
     fused_attention,
     fused_attentions,
 )
-from instantrt_export.checkpoint import Checkpoint
+from instantrt_bench.gpu_check.vae import VAE_PRECISIONS
 from instantrt_export.networks import attention
 from randomness import fresh_rng
 
@@ -54,30 +54,28 @@ def request(photo: npt.NDArray[np.uint8], **fields: Any) -> GenerateRequest:
     return GenerateRequest(photo, "a person", width=64, height=64, seed=3, steps=6, **fields)
 
 
-def pipeline(bundle: Path, checkpoint: Path, dtype: torch.dtype = torch.float32, *, eager: bool = False) -> InstantID:
-    opened, place = Bundle.open(bundle), CpuPlace()
-    module_of = checkpoint_modules(Checkpoint.open(str(checkpoint)), dtype, place.torch_device)
-    return InstantID(opened, TorchTarget(place, opened.contracts, module_of, opened.onnx), eager=eager)
+def pipeline(bundle: Path, module_of: ModuleOf, *, eager: bool = False) -> InstantID:
+    opened = Bundle.open(bundle)
+    return InstantID(opened, TorchTarget(CpuPlace(), opened.contracts, module_of, opened.onnx), eager=eager)
 
 
 def test_torch_modules_give_the_pictures_of_onnx_runtime(
-    nano_bundle: Path, nano_checkpoint: Path, astronaut: npt.NDArray[np.uint8]
+    nano_bundle: Path, nano_modules: ModuleOf, astronaut: npt.NDArray[np.uint8]
 ) -> None:
     cases = [request(astronaut, sampler="ddim"), request(astronaut, samples=2, guidance_scale=1.0)]
-    with InstantID.load(nano_bundle, threads=1) as onnx, pipeline(nano_bundle, nano_checkpoint) as captured:
+    with InstantID.load(nano_bundle, threads=1) as onnx, pipeline(nano_bundle, nano_modules) as captured:
         for case in cases:
             expected, found = onnx.run(case), captured.run(case)
             assert relative_error(found.latents, expected.latents) <= FP32
             assert np.abs(found.pixels.astype(int) - expected.pixels).max() <= 1
         assert min(captured.run(cases[0]).timings.overhead_us) >= 0
-        with pipeline(nano_bundle, nano_checkpoint, eager=True) as eager, fused_attentions():
+        with pipeline(nano_bundle, nano_modules, eager=True) as eager, fused_attentions():
             assert relative_error(eager.run(cases[0]).latents, onnx.run(cases[0]).latents) <= FP32
 
 
-def test_engines_are_bound_and_closed_as_those_of_other_targets(nano_bundle: Path, nano_checkpoint: Path) -> None:
+def test_engines_are_bound_and_closed_as_those_of_other_targets(nano_bundle: Path, nano_modules: ModuleOf) -> None:
     opened, place = Bundle.open(nano_bundle), CpuPlace()
-    module_of = checkpoint_modules(Checkpoint.open(str(nano_checkpoint)), torch.float32, place.torch_device)
-    with closing(TorchTarget(place, opened.contracts, module_of)) as target:
+    with closing(TorchTarget(place, opened.contracts, nano_modules)) as target:
         with pytest.raises(KeyError, match="no torch module"):
             target.load("face_encoder", {})
         engine = target.load("image_projection", {})
@@ -144,15 +142,22 @@ def test_a_dry_run_sees_the_driver_and_tries_its_device(cuda_double_library: Pat
     assert sections["pytest"]["skipped"]
 
 
+VAE_CHECKS = {
+    *(f"vae, {name}: error of what it decodes" for name in ("fp16", "scaled fp16")),
+    "vae beyond fp16: plain fp16 holds it",
+    "vae beyond fp16, scaled fp16: error of what it decodes",
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "check"),
+    ("name", "checks"),
     [
-        ("nano", "torch, captured, fp32: error of latents"),
-        ("full_size", "runtime, captured: error of one call to fp32"),
-        ("memcheck", "checks that failed"),
+        ("nano", {"torch, captured, fp32: error of latents"}),
+        ("full_size", {"runtime, captured: error of one call to fp32", *VAE_CHECKS}),
+        ("memcheck", {"checks that failed"}),
     ],
 )
-def test_a_dry_run_of_a_section(name: str, check: str, trained_bundle: Path, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_section(name: str, checks: set[str], trained_bundle: Path, tmp_path: Path) -> None:
     """In this process, which has torch; the whole command is slow."""
     section = next(section for section in SECTIONS if section.name == name)
     module, _, function = section.function.partition(".")
@@ -160,7 +165,9 @@ def test_a_dry_run_of_a_section(name: str, check: str, trained_bundle: Path, tmp
     run = getattr(importlib.import_module(f"instantrt_bench.gpu_check.{module}"), function)
     run(report, Options(dry_run=True, tree=None, scratch=tmp_path, bundle=trained_bundle))
     assert report.passed, report.errors or report.checks
-    assert report.checks[check]["ok"]
+    assert checks <= set(report.checks)
+    times = {figure.removesuffix(" ms") for figure in report.figures if figure.startswith("vae, ")}
+    assert times == ({f"vae, {precision.name}" for precision in VAE_PRECISIONS} if name == "full_size" else set())
 
 
 @pytest.mark.slow
@@ -189,7 +196,8 @@ def test_a_section_that_dies_or_hangs_costs_only_itself(
     monkeypatch.setattr(
         "instantrt_bench.gpu_check.__main__.SECTIONS", (SECTIONS[0].__class__("driver", "driver.run", 0.05, 0),)
     )
-    assert main(["--out", str(tmp_path), "--minutes", "1"]) == int(status != "passed")
+    minutes = "0.1" if status == "TIMED OUT" else "1"  # of which a section gets a twentieth
+    assert main(["--out", str(tmp_path), "--minutes", minutes]) == int(status != "passed")
     results = json.loads((tmp_path / RESULTS).read_text())
     assert results["sections"]["driver"]["status"] == status
     assert f"== driver  {status}" in capsys.readouterr().out

@@ -92,6 +92,8 @@ class CudaSession:
         self._double, self._stream = double, int(provider["user_compute_stream"])
         if set(provider) - KNOWN_OPTIONS or provider["device_id"] != "0":
             double.violations.append(f"options that the provider does not know: {provider}")
+        if provider.get("use_tf32") != "0":  # it is on by default
+            double.violations.append("fp32 products in TF32")
         options.intra_op_num_threads = 1
         double.no_fallback.append(_forbids_fallback(options))
         options.add_session_config_entry(NO_FALLBACK, "0")  # everything falls back here

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,27 @@ def test_a_refused_network_without_attention_is_not_built_again(bundle: Path, mo
 
 
 # ---- sums in fp32 --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_attentions_of_a_plan_are_widened_when_that_is_asked_for(
+    attentive: Bundle, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """Only the datacenter flavour has the option; the other one builds such a graph too, and does so without a GPU."""
+    rtx, built = BUILD_SUPPORT["tensorrt-rtx"], list[onnx.GraphProto]()
+    monkeypatch.setitem(BUILD_SUPPORT, "tensorrt-rtx", replace(rtx, options=rtx.options | {"fp32_attention"}))
+
+    def build(api, job, out, progress, log):
+        built.append(job.model.graph)
+        return build_plan(api, job, out, progress, log)
+
+    monkeypatch.setattr("instantrt_engines.build.build_plan", build)
+    (result,) = build_plans(attentive, BuildRequest("tensorrt-rtx", options=BuildOptions(fp32_attention=asked)))
+    assert result.record.identity.options.get("fp32_attention", False) == asked
+    makers = {name: node for node in built[0].node for name in node.output}
+    (attention,) = (node for node in built[0].node if node.op_type == "Attention")
+    casts = [makers[name] for name in attention.input if makers[name].op_type == "Cast"]
+    assert [helper.get_attribute_value(cast.attribute[0]) for cast in casts] == [FLOAT] * 3 * asked
 
 
 def widened(proto: onnx.ModelProto) -> onnx.ModelProto:

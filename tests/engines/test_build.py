@@ -15,7 +15,6 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from doubles.gpus import gpu
 from doubles.graphs import FLOAT, HALF, control, model, projection, weight, write_bundle
 from doubles.small import DIMS
 from instantrt.bundle import Bundle
@@ -52,11 +51,21 @@ def test_plans_are_built_verified_and_complete(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     for result in results:
         plan = open_plan(opened, TARGET, result.record.identity.network)
-        plan.check_host("1.7.1.116", gpu("8.9"))
         plan.open_verified().close()
         assert plan.record == result.record
         assert plan.record.weight_bytes > 0
         assert len(plan.record.activation_bytes) == len(plan.record.identity.profiles)
+
+
+def test_a_built_plan_is_for_the_library_that_built_it(bundle: Path) -> None:
+    pytest.importorskip("cuda.core", reason="needs cuda-core")
+    from doubles.gpus import gpu
+
+    build(bundle, PROJECTION)
+    plan = open_plan(Bundle.open(bundle), TARGET, "image_projection")
+    plan.check_host("1.7.1.116", gpu("8.9"))
+    with pytest.raises(PlanError, match="is stale: wrong target_version"):
+        plan.check_host("1.6.0.1", gpu("8.9"))
 
 
 def test_what_is_valid_is_not_built_again(bundle: Path) -> None:

@@ -21,6 +21,7 @@ from instantrt_engines.graph import load_graph
 from instantrt_engines.onnxruntime_cuda.kernels import kernel_table, types_of
 from instantrt_engines.onnxruntime_cuda.rewrite import rewrite_for_cuda
 from instantrt_export.networks.builders import BUILDERS, build_network
+from instantrt_nano import weights
 
 
 def test_the_full_scale_has_sdxls_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +92,33 @@ def test_networks_are_made_without_files_and_nowhere_but_on_the_device_that_is_n
     monkeypatch.setattr("instantrt_bench.full_size.checkpoint.seeded_normal", normal)
     module = build_network(network, random_checkpoint(SMALL, None, 0, device="meta"), torch.float16)
     assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
+
+
+def test_weights_are_drawn_where_they_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def randn(shape: tuple[int, ...], generator: torch.Generator, device: object) -> torch.Tensor:
+        asked.append(device)
+        return torch.ones(shape)
+
+    def generator(device: object) -> torch.Generator:
+        asked.append(device)
+        return torch.default_generator
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "randn", randn)
+        patched.setattr(torch, "Generator", generator)
+        weights.seeded_normal((2,), "a weight", 0, "somewhere")
+    assert asked == ["somewhere", "somewhere"]
+
+    def normal(shape: tuple[int, ...], _label: str, _seed: int, device: torch.device) -> torch.Tensor:
+        asked.append(device)
+        return torch.ones(shape)
+
+    monkeypatch.setattr(weights, "seeded_normal", normal)
+    layer = torch.nn.Linear(2, 2)
+    weights.fill_with_random(layer, "a layer", 0)
+    assert asked[2:] == [layer.weight.device, layer.bias.device]
 
 
 def test_an_unknown_buffer_is_refused() -> None:

@@ -20,6 +20,7 @@ from doubles.checkpoints import VAE, rewrite_config, rewrite_weights
 from instantrt.errors import CheckpointError
 from instantrt_bench.full_size.checkpoint import PARTS, allocate
 from instantrt_bench.full_size.scales import SDXL
+from instantrt_bench.gpu_check.vae import inflate
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.export import export_bundle
 from instantrt_export.networks.vae import VAEDecoderNetwork
@@ -57,14 +58,6 @@ def full_size() -> AutoencoderKL:
     allocate(vae, torch.float32, PARTS["vae_decoder"])
     fill_with_random(vae, "vae", 0)
     return vae.eval()
-
-
-def inflate(vae: AutoencoderKL, factor: float) -> None:
-    """Make what goes into the residual stream, and what is between the convolutions of a block, so much larger."""
-    with torch.no_grad():
-        for name, parameter in vae.decoder.named_parameters():
-            if any(layer in name for layer in ("conv_in.", "conv1.", "conv2.", "to_out.")):
-                parameter.mul_(factor)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

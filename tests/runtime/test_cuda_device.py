@@ -16,10 +16,11 @@ from randomness import fresh_rng
 pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings")
 pytest.importorskip("cuda.core", reason="needs cuda-core")
 
+from doubles.cuda_double import CudaDouble
 from instantrt.cli import main
 from instantrt.device.cuda import CudaDevice
 from instantrt.device.host import HostDevice
-from instantrt.device.properties import cuda_version, visible_gpus
+from instantrt.device.properties import cuda_version, gpu_uuid, visible_gpus
 from instantrt.errors import DeviceError
 
 pytestmark = pytest.mark.gpu
@@ -297,6 +298,16 @@ def test_the_gpu_is_described(cuda_device: CudaDevice) -> None:
     assert tuple(map(int, cuda_version().split("."))) >= (12, 0)
     free, total = cuda_device.memory_bytes()
     assert 0 < free <= total
+
+
+def test_a_gpu_has_an_id_of_its_own(cuda_device: CudaDevice) -> None:
+    groups = gpu_uuid(cuda_device.ordinal).split("-")
+    assert [len(group) for group in groups] == [8, 4, 4, 4, 12]
+    assert int("".join(groups), 16)
+    if CudaDouble.loaded():
+        assert bytes.fromhex("".join(groups)) == b"cuda-double-0000"
+    with pytest.raises(DeviceError, match="no GPU 99"):
+        gpu_uuid(99)
 
 
 def test_doctor_lists_the_gpu(cuda_device: CudaDevice, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,11 +34,12 @@ pytestmark = pytest.mark.gpu
 
 SAMPLERS = ("euler", "ddim", "dpmpp_2m_sde_karras")
 MATRIX = list(product((4, 10, 100), (1.0, 5.0), (1, 4), SAMPLERS, (True, False)))
-# All with 4 steps, six with 10 and one per sampler with 100. The rest is slow.
+# With 4 steps all of one sampler and every second one of the others, six with 10, one per sampler with 100. The rest is
+# slow.
 COVERING = [
-    *(case for case in MATRIX if case[0] == 4),
+    *(case for case in MATRIX if case[0] == 4 and (case[3] == "euler" or case[4] == (case[2] == 4))),
     *(case for case in MATRIX if case[0] == 10 and (case[1] > 1) == (case[2] == 4) == case[4]),
-    (100, 5.0, 4, "euler", True),
+    (100, 1.0, 1, "euler", True),
     (100, 1.0, 1, "ddim", False),
     (100, 5.0, 1, "dpmpp_2m_sde_karras", True),
 ]
@@ -286,7 +287,7 @@ def test_only_the_latest_shapes_keep_their_graphs(
 
 
 @planned
-def test_a_thousand_requests_grow_neither_host_nor_device_memory(
+def test_five_hundred_requests_grow_neither_host_nor_device_memory(
     pipeline: InstantID,
     tensorrt_double: TensorRTDouble,
     cuda_double: CudaDouble,
@@ -298,7 +299,7 @@ def test_a_thousand_requests_grow_neither_host_nor_device_memory(
     cuda_double.keep_log(False)
     photos = [np.ascontiguousarray(astronaut[:, : 512 - i]) for i in range(3)]
     live, resident = [], []
-    for number in range(1000):
+    for number in range(500):
         request = request_of(
             face=photos[number % 3],
             prompt=f"picture {number}",
@@ -308,13 +309,13 @@ def test_a_thousand_requests_grow_neither_host_nor_device_memory(
             sampler=SAMPLERS[number % 3],
         )
         pipeline.run(request)
-        if number in (399, 999):
+        if number in (199, 499):
             gc.collect()
             pipeline._target.device.synchronize()
             live.append(cuda_double.live())
             resident.append(resident_bytes())
     assert live[0] == live[1]
-    assert resident[1] - resident[0] < 4 << 20, resident
+    assert resident[1] - resident[0] < 2 << 20, resident
 
 
 def resident_bytes() -> int:

@@ -22,6 +22,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from instantrt.atomic import replace_text
+from instantrt.cli.command import run_to_status
+from instantrt.cli.outputs import check_folder
 from instantrt_bench.gpu_check.options import Options
 from instantrt_bench.gpu_check.report import FAILED, PASSED, SKIPPED, TIMED_OUT, Report, as_table, write_json
 
@@ -72,6 +75,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="without a GPU: small sizes, torch on the CPU")
     parser.add_argument("--section", choices=names, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    return run_to_status(parser.prog, lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_folder(args.out)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.section:
         return one_section(args)
@@ -124,7 +132,7 @@ class Check:
                 _end(export)
             self._save()
             table = as_table(self._sections)
-            (self._args.out / TABLE).write_text(table, encoding="utf-8")
+            replace_text(self._args.out / TABLE, table)
             sys.stdout.write(table)
             sys.stdout.flush()
         return int(any(section["status"] in (FAILED, TIMED_OUT) for section in self._sections.values()))

@@ -56,13 +56,16 @@ def calls_without_waiting(bundle: Path, *, dry_run: bool) -> bool:
 
     from instantrt.bundle import Bundle
     from instantrt_bench.gpu_check.nano import nano_loop, without_waiting
+    from instantrt_bench.gpu_check.torch_target import checkpoint_modules
     from instantrt_export.checkpoint import Checkpoint
     from instantrt_nano.maker import TRAINED
 
     options = Options(dry_run, None, bundle.parent, bundle)
     report = Report(Path(os.devnull), monotonic() + 3600)
     report.save = lambda: None  # type: ignore[method-assign]
-    with nano_loop(options, Checkpoint.open(str(TRAINED)), Bundle.open(bundle), eager=False) as loop:
+    checkpoint = Checkpoint.open(str(TRAINED))
+    module_of = checkpoint_modules(checkpoint, options.dtype, options.torch_device)
+    with nano_loop(options, checkpoint, Bundle.open(bundle), module_of, eager=False) as loop:
         without_waiting(report, options, loop)
     return report.passed
 

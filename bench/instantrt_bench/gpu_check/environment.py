@@ -34,7 +34,7 @@ def run(report: Report, options: Options) -> None:
     with report.step("gpu, idle"):
         monitor = GpuMonitor.open()
         if monitor is None:
-            raise SkippedError("NVML cannot be asked (nvidia-ml-py and a driver)")
+            raise SkippedError("NVML cannot be asked (nvidia-ml-py, cuda-core and a driver)")
         report.detail(nvml=monitor.facts(), slowdowns=monitor.read().slowdowns)
         monitor.close()
     with report.step("copy"):

@@ -1,7 +1,7 @@
 """Section ``full_size``: SDXL's dimensions with random fp16 weights that are drawn on the GPU, at 1024x1024, guided.
 
 diffusers' eager loop, and the runtime's loop with torch modules as engines, eager and captured; one call of each
-against fp32; the VAE in fp16 and fp32. What plans add to that is measured with plans.
+against fp32; the VAE in fp32, plain fp16 and scaled fp16. What plans add to that is measured with plans.
 """
 
 from __future__ import annotations
@@ -28,15 +28,23 @@ from instantrt_bench.gpu_check.loops import Conditioning, Conditions, ReferenceL
 from instantrt_bench.gpu_check.measure import median, relative_error, spread, times_ms
 from instantrt_bench.gpu_check.nano import place_of
 from instantrt_bench.gpu_check.options import Options
-from instantrt_bench.gpu_check.report import Report, SkippedError
+from instantrt_bench.gpu_check.report import Report
 from instantrt_bench.gpu_check.torch_target import TorchTarget, checkpoint_modules, fused_attentions
+from instantrt_bench.gpu_check.vae import (
+    FP16,
+    FP32,
+    INFLATION,
+    SCALED_FP16,
+    VAE_PRECISIONS,
+    VaePrecision,
+    decode,
+    random_decoder,
+)
 from instantrt_bench.latency.gpu import GpuMonitor
-from instantrt_export.networks.vae import VAEDecoderNetwork
 
 SEED = 0
 STEPS, WARM_UP, CALLS = 30, 5, 25  # of the runtime; before those that count; of the others
 LIMIT = 5e-3  # as for the parity of fp16 exports
-VAE_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 def run(report: Report, options: Options) -> None:
@@ -54,10 +62,11 @@ class FullSize:
         self._report, self._options, self._device = report, options, options.torch_device
         self._px = 64 if options.dry_run else 1024
         self._steps, self._warm_up, self._calls = (4, 1, 2) if options.dry_run else (STEPS, WARM_UP, CALLS)
-        scale = SCALES["small" if options.dry_run else "sdxl"]
-        self._checkpoint = random_checkpoint(scale, None, SEED, device=self._device)
+        self._scale = SCALES["small" if options.dry_run else "sdxl"]
+        self._checkpoint = random_checkpoint(self._scale, None, SEED, device=self._device)
         self._conditions = Conditions.random(self._checkpoint, self._px, self._steps, SEED)
         self._one_call: dict[str, Any] = {}  # latents after one call
+        self._decoded_fp32: Any = None
 
     def run(self) -> None:
         """All steps."""
@@ -72,13 +81,15 @@ class FullSize:
             report.require(10)
             self._against_fp32()
         self._trim()
-        for precision, dtype in VAE_DTYPES.items():
-            with report.step(f"vae, {precision}"), fused_attentions():
+        for precision in VAE_PRECISIONS:
+            with report.step(f"vae, {precision.name}"), fused_attentions():
                 report.require(5)
-                if self._options.dry_run and precision == "fp16":
-                    raise SkippedError("takes minutes on a CPU")
-                self._vae(precision, dtype)
+                self._vae(precision)
             self._trim()
+        with report.step("vae beyond fp16"), fused_attentions():
+            report.require(10)
+            self._vae_beyond_fp16()
+        self._trim()
 
     def _reference(self) -> None:
         """diffusers' loop in fp16: its time, memory and energy, and how much there is to compute."""
@@ -137,18 +148,38 @@ class FullSize:
             self._report.add(**{f"{name}: error of the predicted change": of_change})
             self._report.check(f"{name}: error of one call to fp32", relative_error(latents, expected), LIMIT)
 
-    def _vae(self, precision: str, dtype: torch.dtype) -> None:
-        """The contract ``vae_decoder``, latents to pixels."""
+    def _vae(self, precision: VaePrecision) -> None:
+        """The contract ``vae_decoder``, latents to pixels: its time, memory and energy, and its error to fp32."""
+        name, latents = f"vae, {precision.name}", self._vae_latents()
+        decoder = random_decoder(self._scale, precision, SEED, self._device)
+        with self._memory_and_energy(name, self._calls + self._warm_up), torch.inference_mode():
+            times = times_ms(partial(decoder, latents), self._calls, self._warm_up, self._device)
+        self._report.add(**{f"{name} ms": median(times)})
+        decoded = decode(decoder, latents)
+        self._compare_decoded(name, decoded, self._decoded_fp32)
+        if precision is FP32:
+            self._decoded_fp32 = decoded
+
+    def _vae_beyond_fp16(self) -> None:
+        """A decoder whose numbers plain fp16 cannot hold is right in scaled fp16."""
+        latents = self._vae_latents()
+        expected, plain, scaled = (
+            decode(random_decoder(self._scale, precision, SEED, self._device, INFLATION), latents)
+            for precision in (FP32, FP16, SCALED_FP16)
+        )
+        self._report.check("vae beyond fp16: plain fp16 holds it", int(np.isfinite(plain).all()), 0)
+        self._compare_decoded("vae beyond fp16, scaled fp16", scaled, expected)
+
+    def _compare_decoded(self, name: str, decoded: Any, expected: Any) -> None:
+        self._report.check(f"{name}: numbers that are not finite", int(np.count_nonzero(~np.isfinite(decoded))), 0)
+        if expected is not None:
+            self._report.check(f"{name}: error of what it decodes", relative_error(decoded, expected), LIMIT)
+
+    def _vae_latents(self) -> torch.Tensor:
         dims = self._checkpoint.dims
-        side = self._px // dims.vae_stride
-        latents = torch.randn(1, dims.latent_channels, side, side, device=self._device)
-        decoder = VAEDecoderNetwork(self._checkpoint.vae(dtype)).eval().to(self._device)
-        with self._memory_and_energy(f"vae, {precision}", self._calls + 3), torch.inference_mode():
-            times = times_ms(partial(decoder, latents), self._calls, 3, self._device)
-            _, magnitude = decoder(latents)
-        self._report.add(**{f"vae, {precision} ms": median(times)})
-        wrong = int(np.count_nonzero(~np.isfinite(magnitude.cpu().numpy())))
-        self._report.check(f"vae, {precision}: pictures that are not finite", wrong, 0)
+        side = (16 if self._options.dry_run else self._px) // dims.vae_stride  # CPUs are slow in fp16
+        shape, generator = (1, dims.latent_channels, side, side), torch.Generator(self._device).manual_seed(SEED)
+        return torch.randn(shape, generator=generator, device=self._device)
 
     def _first_call(self, reference: ReferenceLoop) -> Any:
         reference.prepare(self._conditions)

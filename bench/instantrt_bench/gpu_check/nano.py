@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -29,7 +30,14 @@ from instantrt_bench.gpu_check.conditions import random_slot
 from instantrt_bench.gpu_check.measure import median, relative_error, spread
 from instantrt_bench.gpu_check.options import Options
 from instantrt_bench.gpu_check.report import Report, SkippedError
-from instantrt_bench.gpu_check.torch_target import CpuPlace, CudaPlace, Place, TorchTarget, checkpoint_modules
+from instantrt_bench.gpu_check.torch_target import (
+    CpuPlace,
+    CudaPlace,
+    ModuleOf,
+    Place,
+    TorchTarget,
+    checkpoint_modules,
+)
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_nano.maker import TRAINED
 
@@ -40,7 +48,7 @@ PX, SEED = 64, 20261126
 SAME_LIMIT, FP32_LIMIT, FP16_LIMIT = 1e-6, 1e-3, 5e-2
 CALLS, LONG = 100, 150  # of the loop alone: timed, and twice without a wait
 FEW_CALLS, NOT_LONG = 6, 9  # in a dry run
-PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES: tuple[tuple[Precision, torch.dtype], ...] = (("fp32", torch.float32), ("fp16", torch.float16))
 
 
 PIPELINES: tuple[tuple[str, Precision, bool, str, float], ...] = (  # name, precision, eager, held against, limit
@@ -88,7 +96,7 @@ CASES = (
     Case(30, 1.0, 1, "ddim", width=128),
 )
 FEW_CASES = (CASES[0], Case(4, 1.0, 2, "ddim"))
-EVICTING = tuple(Case(4, guidance, samples, "euler") for guidance in (5.0, 1.0) for samples in (2, 3, 4))
+EVICTING = tuple(Case(4, guidance, samples, "euler") for samples in (2, 3, 4) for guidance in (1.0, 5.0))[:MAX_LOOPS]
 Results = dict[Case, GenerateResult]
 
 
@@ -103,11 +111,12 @@ def run(report: Report, options: Options) -> None:
             found["cpu"] = _run(pipeline, cases)
     if "cpu" not in found:
         return
+    modules = {name: cache(checkpoint_modules(checkpoint, dtype, options.torch_device)) for name, dtype in DTYPES}
     for name, precision, eager, other, limit in PIPELINES:
         with report.step(name), ExitStack() as opened:
             if options.dry_run and precision == "fp16":
                 raise SkippedError("takes minutes on a CPU")
-            making = _torch_pipeline(options, bundle, checkpoint, precision, eager=eager)
+            making = _torch_pipeline(options, bundle, modules[precision], precision, eager=eager)
             pipeline = opened.enter_context(making)
             found[name] = _run(pipeline, cases)
             _compare(report, name, found[name], found[other], limit)
@@ -121,7 +130,7 @@ def run(report: Report, options: Options) -> None:
             _target(report, options, bundle, target, found["cpu"])
     with report.step("the loop alone"):
         for eager in (True, False):
-            _loop_alone(report, options, checkpoint, bundle, eager=eager)
+            _loop_alone(report, options, checkpoint, bundle, modules[options.precision], eager=eager)
 
 
 def place_of(options: Options) -> Place:
@@ -144,10 +153,11 @@ def without_waiting(report: Report, options: Options, loop: DenoiseLoop) -> None
 
 
 @contextmanager
-def nano_loop(options: Options, checkpoint: Checkpoint, bundle: Bundle, *, eager: bool) -> Iterator[DenoiseLoop]:
+def nano_loop(
+    options: Options, checkpoint: Checkpoint, bundle: Bundle, module_of: ModuleOf, *, eager: bool
+) -> Iterator[DenoiseLoop]:
     """The loop of nano, one slot, guided, with random inputs loaded."""
-    place = place_of(options)
-    target = TorchTarget(place, bundle.contracts, checkpoint_modules(checkpoint, options.dtype, place.torch_device))
+    target = TorchTarget(place_of(options), bundle.contracts, module_of)
     with (
         closing(target),
         closing(DenoiseLoop(target, checkpoint.dims, options.precision, LoopShape(1, 2, PX, PX), eager=eager)) as loop,
@@ -171,12 +181,10 @@ def _compare(report: Report, name: str, mine: Results, theirs: Results, limit: f
 
 @contextmanager
 def _torch_pipeline(
-    options: Options, bundle: Bundle, checkpoint: Checkpoint, precision: Precision, *, eager: bool
+    options: Options, bundle: Bundle, module_of: ModuleOf, precision: Precision, *, eager: bool
 ) -> Iterator[InstantID]:
-    place = place_of(options)
     bundle = Bundle(bundle.folder, replace(bundle.manifest, precision=precision))
-    module_of = checkpoint_modules(checkpoint, PRECISIONS[precision], place.torch_device)
-    target: Target = TorchTarget(place, bundle.contracts, module_of, bundle.onnx)
+    target: Target = TorchTarget(place_of(options), bundle.contracts, module_of, bundle.onnx)
     try:
         with InstantID(bundle, target, eager=eager) as pipeline:
             yield pipeline
@@ -191,8 +199,8 @@ def _one_graph_per_shape(report: Report, pipeline: InstantID, cases: tuple[Case,
 
 
 def _evict(report: Report, pipeline: InstantID, found: Results, case: Case) -> None:
-    """More shapes than are kept push the first one out; captured anew it gives the same latents."""
-    for other in EVICTING[: MAX_LOOPS + 1]:
+    """As many other shapes as are kept push the first one out; captured anew it gives the same latents."""
+    for other in EVICTING:
         pipeline.run(other.request())
     before = _torch_target(pipeline).loads["unet"]
     again = pipeline.run(case.request())
@@ -230,8 +238,10 @@ def _target(report: Report, options: Options, bundle: Bundle, target: str, expec
     )
 
 
-def _loop_alone(report: Report, options: Options, checkpoint: Checkpoint, bundle: Bundle, *, eager: bool) -> None:
-    with nano_loop(options, checkpoint, bundle, eager=eager) as loop:
+def _loop_alone(
+    report: Report, options: Options, checkpoint: Checkpoint, bundle: Bundle, module_of: ModuleOf, *, eager: bool
+) -> None:
+    with nano_loop(options, checkpoint, bundle, module_of, eager=eager) as loop:
         calls = FEW_CALLS if options.dry_run else CALLS
         loop.run(calls)
         loop.load_slot(0, _slot(checkpoint))

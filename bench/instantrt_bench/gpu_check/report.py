@@ -12,6 +12,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from instantrt.atomic import replace_text
+
 PASSED, FAILED, TIMED_OUT, SKIPPED = "passed", "FAILED", "TIMED OUT", "skipped"
 ERROR_LINES = 3  # of a traceback's end in the table; all of it is in the JSON
 LINE_CHARACTERS = 120
@@ -91,9 +93,7 @@ class Report:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file in one atomic step."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, json.dumps(data, indent=1, default=str) + "\n")
 
 
 def rounded(value: Any) -> Any:

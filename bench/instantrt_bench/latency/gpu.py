@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from instantrt.errors import InstantRTError
+
 # nvmlClocksEventReasons, from nvml.h. Idle and application-set clocks are no trouble and not listed.
 SLOWDOWNS = {
     0x04: "power cap",
@@ -43,15 +45,24 @@ class GpuMonitor:
         self._handle = handle
 
     @classmethod
-    def open(cls, index: int = 0) -> GpuMonitor | None:
-        """The GPU of that ordinal, or None without NVML, a driver or such a GPU."""
+    def open(cls, ordinal: int = 0) -> GpuMonitor | None:
+        """The GPU that CUDA counts as ``ordinal``, or None without NVML, CUDA's packages, a driver or such a GPU.
+
+        NVML counts in another order than CUDA, and what CUDA_VISIBLE_DEVICES hides as well: it is asked by UUID.
+        """
         try:
             import pynvml
         except ImportError:
             return None
         try:
+            from instantrt.device.properties import gpu_uuid
+
+            uuid = gpu_uuid(ordinal)
+        except InstantRTError:  # CUDA's packages are missing too
+            return None
+        try:
             pynvml.nvmlInit()
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
+            return cls(pynvml, _handle(pynvml, uuid))
         except pynvml.NVMLError:
             return None
 
@@ -103,6 +114,14 @@ def gpu_flags(readings: Iterable[GpuReading], own_pids: Iterable[int]) -> list[s
     if foreign:
         flags.append(f"{len(foreign)} other process(es) used the GPU")
     return flags
+
+
+def _handle(nvml: Any, uuid: str) -> Any:
+    """NVML's name for a GPU or for a MIG instance."""
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except nvml.NVMLError:
+        return nvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
 
 
 def _text(value: Any) -> str | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from instantrt_bench.results.systems import REFERENCES, psnr_floor_db
 
 FEWEST_SAMPLES = 6  # below, no two of them enclose the median with 95 % confidence
 OnRound = Callable[[int, int], None]
+NO_GPUS: Mapping[str, GpuMonitor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def measure(
     requests: Requests,
     rules: Rules,
     *,
-    gpu: GpuMonitor | None = None,
+    gpus: Mapping[str, GpuMonitor] = NO_GPUS,
     on_round: OnRound | None = None,
 ) -> Measurement:
     """Measure one scenario. What fails is marked as failed and the others go on; so is what the user interrupts.
@@ -199,13 +201,13 @@ def measure(
         scenario: what they are asked.
         requests: gives requests of which none helps another.
         rules: how long.
-        gpu: watched if given.
+        gpus: by system, what watches the GPU on which it runs.
         on_round: called with (rounds done, rounds at most).
     """
     measurement = Measurement(scenario, {name: Track(name) for name in fleet.specs})
     try:
         _warm_up(fleet, measurement, [requests.next(scenario) for _ in range(max(1, rules.warm_up))])
-        _time(fleet, measurement, requests, rules, gpu, on_round)
+        _time(fleet, measurement, requests, rules, gpus, on_round)
     except KeyboardInterrupt:
         for track in measurement.tracks.values():
             if track.running:
@@ -249,7 +251,7 @@ def _time(
     measurement: Measurement,
     requests: Requests,
     rules: Rules,
-    gpu: GpuMonitor | None,
+    gpus: Mapping[str, GpuMonitor],
     on_round: OnRound | None,
 ) -> None:
     measurement.judge = next(
@@ -263,7 +265,7 @@ def _time(
             measurement.stopped = "no system left"
             return
         shift = rounds % len(running)
-        _round(fleet, measurement, running[shift:] + running[:shift], requests.next(measurement.scenario), rules, gpu)
+        _round(fleet, measurement, running[shift:] + running[:shift], requests.next(measurement.scenario), rules, gpus)
         rounds += 1
         if cpu is not None:
             measurement.foreign_cpus = cpu.foreign_cpus_since(_cpu_s(fleet) - cpu_s)
@@ -282,11 +284,12 @@ def _round(
     order: Sequence[Track],
     request: GenerateRequest,
     rules: Rules,
-    gpu: GpuMonitor | None,
+    gpus: Mapping[str, GpuMonitor],
 ) -> None:
     """One request to each system, then a look at all pictures."""
     answers: dict[str, Answer] = {}
     for track in order:
+        gpu = gpus.get(track.name)
         before = gpu.read() if gpu else None
         try:
             answers[track.name] = fleet.worker(track.name)[0].run(request)

@@ -51,12 +51,14 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
     for scenario in scenarios:
         bundle.manifest.sizes.check(scenario.width, scenario.height)
     specs, requests = _specs(options, bundle.precision), Requests(_photo(options.photo))
-    gpu = _gpu(specs)
+    gpus = monitors(specs)
+    of_runtime_first = sorted(specs, key=lambda spec: spec.name not in TARGET_OF)
+    gpu = next((gpus[spec.name] for spec in of_runtime_first if spec.name in gpus), None)
     results = _results(options, bundle, rules, specs, {} if gpu is None else gpu.facts())
     peaks = _peaks(options, specs, results.machine.get("gpu"))
     with Fleet(specs, opener) as fleet, ProgressDisplay() as display:
         for scenario in scenarios:
-            measurement = measure(fleet, scenario, requests, rules, gpu=gpu, on_round=display.task(scenario.id))
+            measurement = measure(fleet, scenario, requests, rules, gpus=gpus, on_round=display.task(scenario.id))
             bounds = {spec.name: _bounds(bundle, scenario, spec, peaks) for spec in specs}
             measured = scenario_result(measurement, results.scenario(scenario.id), bounds)
             results = results.with_scenario(with_places(measured, specs))
@@ -77,8 +79,11 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
     return ExitStatus.MISSED if missed else ExitStatus.DONE
 
 
-def _gpu(specs: Sequence[SystemSpec]) -> GpuMonitor | None:
-    return GpuMonitor.open() if any(spec.device != CPU for spec in specs) else None
+def monitors(specs: Sequence[SystemSpec]) -> dict[str, GpuMonitor]:
+    """By system, what watches the GPU on which it runs: none for those on CPUs and where NVML cannot be asked."""
+    ordinals = {spec.name: int(spec.device.partition(":")[2] or 0) for spec in specs if spec.device != CPU}
+    opened = {ordinal: GpuMonitor.open(ordinal) for ordinal in set(ordinals.values())}
+    return {name: gpu for name, ordinal in ordinals.items() if (gpu := opened[ordinal]) is not None}
 
 
 def _results(

@@ -10,7 +10,7 @@ from instantrt.errors import DeviceError
 
 from cuda import core  # isort: skip  (after device.check, which says how to install it)
 
-__all__ = ["GpuProperties", "cuda_version", "open_gpu", "visible_gpus"]
+__all__ = ["GpuProperties", "cuda_version", "gpu_uuid", "open_gpu", "visible_gpus"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,18 @@ def visible_gpus() -> tuple[GpuProperties, ...]:
         DeviceError: there is no driver, it is too old, or none of the GPUs is visible.
     """
     return tuple(GpuProperties.of(gpu) for gpu in _gpus())
+
+
+def gpu_uuid(ordinal: int) -> str:
+    """What tells a GPU or MIG instance from all others, as 32 hexadecimal digits in five groups.
+
+    Libraries that count GPUs in another order, or hidden ones as well, find it by that.
+
+    Raises:
+        DeviceError: there is no driver, it is too old, or there is no such GPU.
+    """
+    with driver_errors("reading a GPU's UUID"):
+        return str(open_gpu(ordinal).uuid)
 
 
 def open_gpu(ordinal: int) -> Any:
