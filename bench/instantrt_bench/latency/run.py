@@ -52,7 +52,7 @@ def run_latency(options: LatencyOptions, opener: Opener = open_system) -> ExitSt
         bundle.manifest.sizes.check(scenario.width, scenario.height)
     specs, requests = _specs(options, bundle.precision), Requests(_photo(options.photo))
     gpus = monitors(specs)
-    of_runtime_first = sorted(specs, key=lambda spec: spec.name not in TARGET_OF)
+    of_runtime_first = sorted(specs, key=lambda spec: spec.name in REFERENCES)
     gpu = next((gpus[spec.name] for spec in of_runtime_first if spec.name in gpus), None)
     results = _results(options, bundle, rules, specs, {} if gpu is None else gpu.facts())
     peaks = _peaks(options, specs, results.machine.get("gpu"))
