@@ -57,7 +57,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
         model: what the bundle calls itself.
         target: what executes the networks.
         sizes: width and height in pixels by name: ``default``, ``min`` and ``max``.
-        slots: pictures that one lane denoises side by side.
+        slots: pictures that the narrowest lane denoises side by side.
         call_ms: by "WIDTHxHEIGHT/GUIDANCE_BATCH", milliseconds of one network call of one lane, measured at start-up.
         fixed_ms: milliseconds of a request outside the loop, measured at start-up.
     """
