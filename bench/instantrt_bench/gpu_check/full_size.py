@@ -36,9 +36,9 @@ from instantrt_bench.gpu_check.vae import (
     INFLATION,
     SCALED_FP16,
     VAE_PRECISIONS,
+    RandomDecoders,
     VaePrecision,
     decode,
-    random_decoder,
 )
 from instantrt_bench.latency.gpu import GpuMonitor
 
@@ -62,8 +62,9 @@ class FullSize:
         self._report, self._options, self._device = report, options, options.torch_device
         self._px = 64 if options.dry_run else 1024
         self._steps, self._warm_up, self._calls = (4, 1, 2) if options.dry_run else (STEPS, WARM_UP, CALLS)
-        self._scale = SCALES["small" if options.dry_run else "sdxl"]
-        self._checkpoint = random_checkpoint(self._scale, None, SEED, device=self._device)
+        scale = SCALES["small" if options.dry_run else "sdxl"]
+        self._checkpoint = random_checkpoint(scale, None, SEED, device=self._device)
+        self._decoders = RandomDecoders(scale, SEED, self._device)
         self._conditions = Conditions.random(self._checkpoint, self._px, self._steps, SEED)
         self._one_call: dict[str, Any] = {}  # latents after one call
         self._decoded_fp32: Any = None
@@ -151,7 +152,7 @@ class FullSize:
     def _vae(self, precision: VaePrecision) -> None:
         """The contract ``vae_decoder``, latents to pixels: its time, memory and energy, and its error to fp32."""
         name, latents = f"vae, {precision.name}", self._vae_latents()
-        decoder = random_decoder(self._scale, precision, SEED, self._device)
+        decoder = self._decoders.make(precision)
         with self._memory_and_energy(name, self._calls + self._warm_up), torch.inference_mode():
             times = times_ms(partial(decoder, latents), self._calls, self._warm_up, self._device)
         self._report.add(**{f"{name} ms": median(times)})
@@ -164,8 +165,7 @@ class FullSize:
         """A decoder whose numbers plain fp16 cannot hold is right in scaled fp16."""
         latents = self._vae_latents()
         expected, plain, scaled = (
-            decode(random_decoder(self._scale, precision, SEED, self._device, INFLATION), latents)
-            for precision in (FP32, FP16, SCALED_FP16)
+            decode(self._decoders.make(precision, INFLATION), latents) for precision in (FP32, FP16, SCALED_FP16)
         )
         self._report.check("vae beyond fp16: plain fp16 holds it", int(np.isfinite(plain).all()), 0)
         self._compare_decoded("vae beyond fp16, scaled fp16", scaled, expected)

@@ -40,24 +40,29 @@ FP32, FP16, SCALED_FP16 = VAE_PRECISIONS = (  # the first is what the others are
 )
 
 
-def random_decoder(
-    scale: Scale, precision: VaePrecision, seed: int, device: torch.device, inflation: float | None = None
-) -> nn.Module:
-    """The decoder as the export builds it: for one seed and device the same weights in every precision.
+class RandomDecoders:
+    """The decoder as the export builds it, with the same random weights in every precision.
 
     Args:
         scale: sizes of the networks.
-        precision: in which it is built.
-        seed: of its weights.
+        seed: of the weights.
         device: where they are drawn and stay.
-        inflation: see :func:`inflate`; None leaves them.
     """
-    checkpoint = random_checkpoint(with_stock_vae(scale) if precision.scaled else scale, None, seed, NETWORK, device)
-    vae = checkpoint.components["vae"]
-    if inflation is not None:
-        inflated = InflatedVae(**vars(vae), inflation=inflation)
-        checkpoint = replace(checkpoint, components={**checkpoint.components, "vae": inflated})
-    return build_network(NETWORK, checkpoint, precision.dtype).requires_grad_(False).to(device)
+
+    def __init__(self, scale: Scale, seed: int, device: torch.device) -> None:
+        self._device = device
+        self._checkpoints = {
+            scaled: random_checkpoint(with_stock_vae(scale) if scaled else scale, None, seed, NETWORK, device)
+            for scaled in (False, True)
+        }
+
+    def make(self, precision: VaePrecision, inflation: float | None = None) -> nn.Module:
+        """One of them; ``inflation``: see :func:`inflate`."""
+        checkpoint = self._checkpoints[precision.scaled]
+        if inflation is not None:
+            inflated = InflatedVae(**vars(checkpoint.components["vae"]), inflation=inflation)
+            checkpoint = replace(checkpoint, components={**checkpoint.components, "vae": inflated})
+        return build_network(NETWORK, checkpoint, precision.dtype).requires_grad_(False).to(self._device)
 
 
 def decode(decoder: nn.Module, latents: Tensor) -> Array:
