@@ -26,7 +26,9 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFix
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["machine"]["cpu_threads"] >= 1
-    assert main(["doctor", "--target", "onnxruntime"]) == 0
+    assert "yes  generate on the CPU, or on Intel's devices (openvino)" in text
+    for target in ("onnxruntime", "openvino"):
+        assert main(["doctor", "--target", target]) == 0
     by_name = {ability["name"]: ability for ability in report["abilities"]}
     gpu = by_name["generate on NVIDIA GPUs (tensorrt-rtx)"]
     assert gpu["ready"] or 'pip install "instantrt[rtx]"' in (gpu["hint"] or "") or "driver" in gpu["missing"][-1]
