@@ -123,7 +123,11 @@ def test_progress_is_told_and_cancelling_leaves_the_pipeline_usable(
     np.testing.assert_array_equal(before.pixels, pipeline.run(request_4).pixels)
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (256, 128), (192, 256)])
+@pytest.mark.parametrize(
+    ("pipeline", "width", "height"),
+    [("onnxruntime", 64, 64), ("onnxruntime", 256, 128), ("onnxruntime", 192, 256), ("openvino", 256, 64)],
+    indirect=["pipeline"],
+)
 def test_sizes_within_the_bundles_range(
     pipeline: InstantID, request_4: GenerateRequest, width: int, height: int
 ) -> None:
