@@ -17,7 +17,9 @@ from instantrt_bench.latency.run import _specs, monitors
 from instantrt_bench.latency.scenario import Requests, Scenario
 from instantrt_bench.latency.summary import scenario_result
 from instantrt_bench.latency.systems import SystemSpec
-from instantrt_bench.results.files import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME, RUNTIME_TENSORRT
+from instantrt_bench.results.systems import REFERENCE_EAGER, RUNTIME_ONNXRUNTIME
+
+RUNTIME_TENSORRT = "runtime-tensorrt"
 
 
 class NVMLError(Exception):

@@ -9,6 +9,7 @@ from typing import Any
 
 from instantrt import Bundle, InstantID
 from instantrt.prepare import check_request
+from instantrt.targets import OPTIONS
 from instantrt_bench.cases.arguments import CaseOptions
 from instantrt_bench.cases.cases import Case, Settings, cases_of
 from instantrt_bench.cases.manifest import Manifest, default_manifest, read_manifest
@@ -37,7 +38,7 @@ class Loaded:
     @property
     def target_threads(self) -> int | None:
         """Plans run on the GPU and take no thread count."""
-        return self.threads if self.target == "onnxruntime" else None
+        return self.threads if "threads" in OPTIONS[self.target] else None
 
 
 def load_cases(asked: CaseOptions, seeds: Sequence[int], samplers: Sequence[str]) -> Loaded:
