@@ -21,7 +21,7 @@ from instantrt.conditioning.alignment import TEMPLATES, aligned_crop, similarity
 from instantrt.conditioning.detectors import DETECTORS, overlap, suppress
 from instantrt.conditioning.face import Face, FaceStage
 from instantrt.conditioning.photo import decode_photo
-from instantrt.conditioning.views import Window, letterbox, view_of
+from instantrt.conditioning.views import View, Window, letterbox, view_of
 from instantrt.errors import NoFaceError
 from instantrt_export.faces.graphs import detector_graph, encoder_graph
 from randomness import fresh_rng
@@ -391,6 +391,34 @@ def test_a_view_knows_its_way_back(width, height, x, y, side):
         & (points[inside] < (x + side - tolerance, y + side - tolerance))
     ).all(1)
     assert np.abs(at - points[inside])[in_window].max(initial=0) < tolerance + max(width, height) / 255
+
+
+def test_beyond_the_photo_a_view_has_the_mean_colour_of_its_part():
+    photo = fresh_rng().integers(0, 256, (90, 60, 3), np.uint8)
+    view = view_of(photo, Window(-20, -10, 120), 240)  # twice as large: 40 px left, 20 above, 80 right, 40 below
+    part = view.pixels[20:200, 40:160]
+    beyond = view.pixels.copy()
+    beyond[20:200, 40:160] = mean = np.floor(cv2.mean(part)[:3]).astype(np.uint8)
+    np.testing.assert_array_equal(beyond, np.broadcast_to(mean, beyond.shape))
+    np.testing.assert_array_equal(part, cv2.resize(photo, (120, 180), interpolation=cv2.INTER_LINEAR))
+
+
+def test_a_face_is_covered_with_the_mean_colour_of_the_view(monkeypatch):
+    before = []
+
+    def look(photo: np.ndarray, window: Window, px: int) -> View:
+        view = view_of(photo, window, px)
+        before.append(view.pixels.copy())
+        return view
+
+    monkeypatch.setattr("instantrt.conditioning.detectors.view_of", look)
+    photo, beside = fresh_rng().integers(0, 256, (200, 300, 3), np.uint8), DETECTORS["tiny68"].beside
+    assert beside is not None
+    after = beside(photo, np.array([10, 40, 150, 160], np.float32), 224).pixels
+    covered = (after != before[0]).any(-1)
+    assert covered.sum() > 100
+    mean = before[0].mean((0, 1)).astype(np.uint8)
+    np.testing.assert_array_equal(after[covered], np.broadcast_to(mean, (covered.sum(), 3)))
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([640, 320, 160]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -214,7 +215,7 @@ def _tiny68_beside(photo: Photo, box: Floats, px: int) -> View:
     view = view_of(photo, Window(float(x), float(y), side), px)
     corners = covered.reshape(2, 2) * view.scale + view.offset
     (x1, y1), (x2, y2) = corners.round().astype(int).clip(0, px)
-    view.pixels[y1:y2, x1:x2] = view.pixels.mean((0, 1))
+    view.pixels[y1:y2, x1:x2] = [int(total / px**2) for total in cv2.sumElems(view.pixels)[:3]]  # the mean colour
     return view
 
 

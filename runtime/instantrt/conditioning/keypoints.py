@@ -11,7 +11,7 @@ import numpy.typing as npt
 LIMBS = ((0, 2), (1, 2), (3, 2), (4, 2))  # each of the others to the nose
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
 LIMB_HALF_WIDTH_PX = 4
-LIMB_BRIGHTNESS = 0.6
+LIMB_COLOURS = tuple(tuple(int(value * 0.6) for value in colour) for colour in COLOURS)  # darker than the discs
 RADIUS_PX = 10
 MIN_CANVAS_PX = 512
 
@@ -40,15 +40,14 @@ def draw_keypoints(keypoints: npt.NDArray[np.float32], width: int, height: int) 
 def _draw(keypoints: npt.NDArray[np.float32], width: int, height: int) -> Canvas:
     canvas = np.zeros((height, width, 3), np.uint8)
     for first, second in LIMBS:
-        _draw_limb(canvas, keypoints[first], keypoints[second], COLOURS[first])
-    canvas = (canvas * LIMB_BRIGHTNESS).astype(np.uint8)
+        _draw_limb(canvas, keypoints[first], keypoints[second], LIMB_COLOURS[first])
     for (x, y), colour in zip(keypoints, COLOURS, strict=True):
         cv2.circle(canvas, (int(x), int(y)), RADIUS_PX, colour, cv2.FILLED)
     return canvas
 
 
 def _draw_limb(
-    canvas: Canvas, start: npt.NDArray[np.float32], end: npt.NDArray[np.float32], colour: tuple[int, int, int]
+    canvas: Canvas, start: npt.NDArray[np.float32], end: npt.NDArray[np.float32], colour: tuple[int, ...]
 ) -> None:
     """A filled ellipse around the middle of the two points, as long as their distance."""
     dx, dy = start - end

@@ -71,9 +71,10 @@ def view_of(photo: Photo, window: Window, px: int) -> View:
     part = cv2.resize(
         photo[top:bottom, left:right], size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
     )
-    pixels = np.empty((px, px, 3), np.uint8)
-    pixels[:] = cv2.mean(part)[:3]
-    pixels[target[1] : target[1] + size[1], target[0] : target[0] + size[0]] = part
+    (left_px, top_px), (width_px, height_px) = target, size
+    borders = top_px, px - top_px - height_px, left_px, px - left_px - width_px
+    colour = [int(value) for value in cv2.mean(part)[:3]]
+    pixels = np.asarray(cv2.copyMakeBorder(part, *borders, cv2.BORDER_CONSTANT, value=colour), np.uint8)
     scale = np.array([size[0] / (right - left), size[1] / (bottom - top)], np.float32)
     return View(pixels, scale, np.array(target, np.float32) - scale * np.array([left, top], np.float32))
 

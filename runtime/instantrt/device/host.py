@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
@@ -55,6 +56,10 @@ class HostEvent:
     def __init__(self) -> None:
         self.time_ns: int | None = None
 
+    def take_time(self) -> None:
+        """The host is here now."""
+        self.time_ns = perf_counter_ns()
+
     @property
     def is_done(self) -> bool:
         """True once recorded: the host's work runs at once."""
@@ -89,7 +94,7 @@ class HostStream:
         """Take the time now, or at each launch of the graph being captured."""
         if not isinstance(event, HostEvent):
             raise TypeError(f"expected an event of the host device, got {type(event).__name__}")
-        self.submit(lambda: setattr(event, "time_ns", perf_counter_ns()))
+        self.submit(event.take_time)
 
     def capture(self, work: Call) -> tuple[Call, ...]:
         """The calls that ``work`` submits, none of them run."""
@@ -153,7 +158,7 @@ class HostDevice:
     def copy(self, source: Buffer, destination: Buffer) -> None:
         """Buffer to buffer on the stream."""
         target, array = _array(destination), _array(source)
-        self.stream.submit(lambda: np.copyto(target, array))
+        self.stream.submit(partial(np.copyto, target, array))
 
     def capture(self, work: Call) -> HostGraph:
         """Record what ``work`` puts on the stream, without running it."""
