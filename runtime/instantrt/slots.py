@@ -87,4 +87,9 @@ def first_accepted(target: Target, guidance_batch: int, slots: Iterable[int], he
     """
     shapes = [LoopShape(s, g, height, width) for g, s in product(range(guidance_batch, 3), slots)]
     # With none, the first one's loading says what there is instead.
-    return next((s for s in shapes if all(target.accepts(n, s.symbols) for n in LOOP_NETWORKS)), shapes[0])
+    return next((shape for shape in shapes if accepts_loop(target, shape)), shapes[0])
+
+
+def accepts_loop(target: Target, shape: LoopShape) -> bool:
+    """Whether the target has the loop's networks for that shape."""
+    return all(target.accepts(network, shape.symbols) for network in LOOP_NETWORKS)

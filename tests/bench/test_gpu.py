@@ -122,7 +122,8 @@ def test_without_the_packages_there_is_no_monitor(monkeypatch: pytest.MonkeyPatc
     assert monitor(monkeypatch, FakeNvml()) is not None
     for module in [name for name in sys.modules if name.startswith("instantrt.device.")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    for module in {"cuda", *(name for name in sys.modules if name.startswith("cuda."))}:  # what is loaded is found else
+        monkeypatch.setitem(sys.modules, module, None)
     assert GpuMonitor.open(1) is None
 
 

@@ -28,21 +28,11 @@ from instantrt_engines.onnxruntime_cuda.kernels import kernel_table, types_of
 from instantrt_engines.onnxruntime_cuda.rewrite import rewrite_for_cuda
 from instantrt_engines.options import BuildOptionError, BuildOptions
 from instantrt_engines.profiles import ShapeOptions
+from instantrt_export.export import FACE_NETWORKS
+from instantrt_export.networks.builders import BUILDERS
 from instantrt_export.parity_inputs import random_inputs
 
-NETWORKS = (
-    "face_detector",
-    "face_encoder",
-    "text_encoder",
-    "text_encoder_2",
-    "image_projection",
-    "control_embedding",
-    "time_embedding",
-    "cross_attention",
-    "identitynet",
-    "unet",
-    "vae_decoder",
-)
+NETWORKS = (*FACE_NETWORKS, *BUILDERS)
 LACKING = {  # of the graphs as they are exported
     "identitynet": {"InstanceNormalization (22, T float)"},
     "unet": {"InstanceNormalization (22, T float)"},

@@ -29,22 +29,12 @@ from instantrt.targets import open_target
 from instantrt.threads import usable_cpus
 from instantrt_bench.fidelity.networks import executed
 from instantrt_bench.results.metrics import psnr_db
+from instantrt_export.export import FACE_NETWORKS
+from instantrt_export.networks.builders import BUILDERS
 from instantrt_export.parity_inputs import random_inputs
 from randomness import fresh_rng
 
-NETWORKS = (
-    "face_detector",
-    "face_encoder",
-    "text_encoder",
-    "text_encoder_2",
-    "image_projection",
-    "control_embedding",
-    "time_embedding",
-    "cross_attention",
-    "identitynet",
-    "unet",
-    "vae_decoder",
-)
+NETWORKS = (*FACE_NETWORKS, *BUILDERS)
 SIZES = {"B": 2, "G": 2, "H": 64, "W": 128, "R": 2, "T": 5, "n": 2}
 LOOP = {"B": 1, "G": 2, "H": 64, "W": 64}
 LARGEST_ERROR = 1e-4  # of any element in fp32, over the output's largest; norms of differences were 5e-6 at most

@@ -116,13 +116,13 @@ WIDE = (LoopShape(2, 2, 64, 64), LoopShape(4, 2, 64, 64))
 COSTS = {1: 1.0, 2: 1.75, 4: 3.2}
 
 
-def lanes_of(*jobs: Job) -> list[tuple[int, list[str]]]:
-    """Slots of the lanes that a device with room for all opens for these jobs, and the jobs that begin in them."""
+def first_lane(*jobs: Job) -> tuple[int, list[str]]:
+    """Slots of the lane that is opened first for these jobs, and the jobs that begin in it."""
     device = CountingDevice(Limits(lanes=4, slot_costs=COSTS))
     add(device, *jobs)
     turn = decide(device.state(0.0)).turn
     assert turn is not None
-    return [(turn.shape.slots, [join.job.partition("/")[2] for join in turn.joins])]
+    return turn.shape.slots, [join.job.partition("/")[2] for join in turn.joins]
 
 
 def wide(name: str, calls: int, pictures: int = 1) -> Job:
@@ -130,7 +130,7 @@ def wide(name: str, calls: int, pictures: int = 1) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "lanes"),
+    ("jobs", "lane"),
     [
         ([wide("one", 10)], (1, ["one"])),
         ([wide("four", 10, 4)], (4, ["four"] * 4)),
@@ -142,8 +142,8 @@ def wide(name: str, calls: int, pictures: int = 1) -> Job:
     ],
     ids=lambda value: ",".join(str(job.name) for job in value) if isinstance(value, list) else str(value[0]),
 )
-def test_a_new_lane_has_as_many_slots_as_pay(jobs: list[Job], lanes: tuple[int, list[str]]) -> None:
-    assert lanes_of(*jobs) == [lanes]
+def test_a_new_lane_has_as_many_slots_as_pay(jobs: list[Job], lane: tuple[int, list[str]]) -> None:
+    assert first_lane(*jobs) == lane
 
 
 def test_who_comes_later_takes_a_free_slot_of_a_wider_lane() -> None:

@@ -58,7 +58,7 @@ class GpuMonitor:
             from instantrt.device.properties import gpu_uuid
 
             uuid = gpu_uuid(ordinal)
-        except (InstantRTError, ImportError):  # CUDA's packages are missing too
+        except InstantRTError:  # CUDA's packages are missing too
             return None
         try:
             pynvml.nvmlInit()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from instantrt.bundle import Bundle
 from instantrt.conditioning.conditions import Conditions
-from instantrt.denoise import LOOP_NETWORKS, DenoiseLoop, LoopShape, SlotInputs
+from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt.device import Buffer, Device
 from instantrt.diagnosis import MADE_BY
 from instantrt.engine import TargetOptions
@@ -24,7 +24,7 @@ from instantrt.network import Network
 from instantrt.prepare import Preparation, Prepared, picture_size
 from instantrt.request import GenerateRequest
 from instantrt.samplers import StepTable
-from instantrt.slots import Latents, first_accepted, slot_inputs
+from instantrt.slots import Latents, accepts_loop, first_accepted, slot_inputs
 from instantrt.stages import StageClock
 from instantrt.targets import open_target
 from instantrt_serve.worker.jobs import Photos
@@ -78,13 +78,8 @@ class PictureMaker:
 
     def wider(self, shape: LoopShape, counts: Iterable[int]) -> tuple[LoopShape, ...]:
         """Those shapes like ``shape`` with more slots, of these counts, that the target has."""
-        return tuple(
-            wide for count in counts if count > shape.slots and self.accepts(wide := replace(shape, slots=count))
-        )
-
-    def accepts(self, shape: LoopShape) -> bool:
-        """Whether the target has a loop of that shape."""
-        return all(self.target.accepts(network, shape.symbols) for network in LOOP_NETWORKS)
+        wider = (replace(shape, slots=count) for count in counts if count > shape.slots)
+        return tuple(wide for wide in wider if accepts_loop(self.target, wide))
 
     def open_loop(self, shape: LoopShape) -> DenoiseLoop:
         """The denoise loop of a new lane."""

@@ -120,9 +120,9 @@ def _timed_loops(
     maker: PictureMaker, request: GenerateRequest, inputs: SlotInputs, counts: Sequence[int]
 ) -> tuple[DenoiseLoop, dict[int, float]]:
     """The loop with the fewest slots of those that are worth it, and the times of a call of all of these by slots."""
-    loops: list[DenoiseLoop] = []
+    loops: dict[int, DenoiseLoop] = {}
     times_ms: dict[int, float] = {}
-    latents: list[Latents] = []
+    latents: list[Latents] = []  # of every slot of every loop
     with ExitStack() as opened:
         for count in counts:
             shape = maker.shape(request, count)
@@ -134,14 +134,14 @@ def _timed_loops(
                 if not loops:
                     raise
                 break
-            loops.append(loop)
+            loops[shape.slots] = loop
             times_ms[shape.slots] = _time_call(loop, inputs)
-            latents.append(loop.latents())
-        exact = all(np.array_equal(slot, latents[0][0]) for of_loop in latents for slot in of_loop)
+            latents.extend(loop.latents())
+        exact = all(np.array_equal(slot, latents[0]) for slot in latents)
         kept = worthwhile(times_ms, exact=exact)
-        first = loops.pop(list(times_ms).index(kept[0]))
+        first = loops.pop(kept[0])
         opened.pop_all()
-        for loop in loops:
+        for loop in loops.values():
             loop.close()
     return first, {count: times_ms[count] for count in kept}
 
