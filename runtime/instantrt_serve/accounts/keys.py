@@ -8,7 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from instantrt.errors import InstantRTError
 from instantrt.plain import shown
@@ -20,6 +20,7 @@ LOCAL_KEY = "local"
 LOCAL_CREDITS = 1_000_000
 _NOBODY = hashlib.sha256(secrets.token_bytes()).hexdigest()
 MAX_CREDITS = 10**15
+_BY_ID = select(tables.keys).where(tables.keys.c.id == bindparam("key_"))  # made once: that takes longer than asking
 
 
 class AccountError(InstantRTError):
@@ -133,7 +134,7 @@ def _hash(text: str) -> str:
 
 
 def _row(connection: Connection, key_id: str) -> Row[*tuple[object, ...]] | None:
-    return connection.execute(select(tables.keys).where(tables.keys.c.id == key_id)).first()
+    return connection.execute(_BY_ID, {"key_": key_id}).first()
 
 
 def _key(row: Row[*tuple[object, ...]]) -> Key:

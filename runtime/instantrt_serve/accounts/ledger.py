@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from instantrt_serve.accounts import tables
 from instantrt_serve.accounts.database import now_ms
@@ -23,6 +23,27 @@ class ChargeState(StrEnum):
     REFUNDED = "refunded"
 
 
+# Statements are made once: making them takes SQLAlchemy longer than SQLite needs to carry them out.
+_KEYS, _CHARGES = tables.keys.c, tables.charges.c
+_ENOUGH = (_KEYS.id == bindparam("key_")) & _KEYS.revoked_ms.is_(None) & (_KEYS.credits >= bindparam("price"))
+_REMAINING = select(_KEYS.credits).where(_KEYS.id == bindparam("key_"))
+_CHARGED_KEY = select(_CHARGES.key).where(_CHARGES.job == bindparam("job_"))
+_TAKE = update(tables.keys).where(_ENOUGH).values(credits=_KEYS.credits - bindparam("price")).returning(_KEYS.credits)
+_CHARGE = insert(tables.charges)
+_SETTLE = (
+    update(tables.charges)
+    .where((_CHARGES.job == bindparam("job_")) & (_CHARGES.state == ChargeState.RESERVED))
+    .values(state=bindparam("state_"), settled_ms=bindparam("now_ms"))
+    .returning(_CHARGES.key, _CHARGES.credits)
+)
+_GIVE_BACK = (
+    update(tables.keys)
+    .where(_KEYS.id == bindparam("key_"))
+    .values(credits=_KEYS.credits + bindparam("price"))
+    .returning(_KEYS.credits)
+)
+
+
 def price(samples: int, steps: int, credits_per_10_steps: int) -> int:
     """Credits for a request: pictures x price x started tens of steps."""
     return samples * credits_per_10_steps * -(-steps // 10)
@@ -30,8 +51,7 @@ def price(samples: int, steps: int, credits_per_10_steps: int) -> int:
 
 def remaining(connection: Connection, key_id: str) -> int:
     """A key's credits, without those that are reserved."""
-    found = connection.execute(select(tables.keys.c.credits).where(tables.keys.c.id == key_id)).scalar_one()
-    return int(found)
+    return int(connection.execute(_REMAINING, {"key_": key_id}).scalar_one())
 
 
 def reserve(connection: Connection, job: str, key_id: str, credits_: int, instance: str) -> int:
@@ -40,16 +60,14 @@ def reserve(connection: Connection, job: str, key_id: str, credits_: int, instan
     Raises:
         ApiError: ``credits``: the key has too few of them; ``unauthorized``: it was revoked meanwhile.
     """
-    if connection.execute(select(tables.charges.c.job).where(tables.charges.c.job == job)).first() is not None:
+    if connection.execute(_CHARGED_KEY, {"job_": job}).first() is not None:
         return remaining(connection, key_id)
-    enough = (tables.keys.c.id == key_id) & tables.keys.c.revoked_ms.is_(None) & (tables.keys.c.credits >= credits_)
-    taken = update(tables.keys).where(enough).values(credits=tables.keys.c.credits - credits_)
-    left = connection.execute(taken.returning(tables.keys.c.credits)).scalar()
+    left = connection.execute(_TAKE, {"key_": key_id, "price": credits_}).scalar()
     if left is None:
         raise _refusal(connection, key_id, credits_)
     values = {"job": job, "key": key_id, "instance": instance, "credits": credits_}
     values |= {"state": ChargeState.RESERVED, "created_ms": now_ms()}
-    connection.execute(insert(tables.charges).values(values))
+    connection.execute(_CHARGE, values)
     return int(left)
 
 
@@ -58,16 +76,12 @@ def settle(connection: Connection, job: str, state: ChargeState) -> int | None:
 
     A charge that is settled stays as it is, whichever way.
     """
-    this = tables.charges.c.job == job
-    settled = update(tables.charges).where(this & (tables.charges.c.state == ChargeState.RESERVED))
-    settled = settled.values(state=state, settled_ms=now_ms())
-    charge = connection.execute(settled.returning(tables.charges.c.key, tables.charges.c.credits)).first()
+    charge = connection.execute(_SETTLE, {"job_": job, "state_": state, "now_ms": now_ms()}).first()
     if charge is None:
-        before = connection.execute(select(tables.charges.c.key).where(this)).first()
+        before = connection.execute(_CHARGED_KEY, {"job_": job}).first()
         return None if before is None else remaining(connection, before.key)
     if state == ChargeState.REFUNDED:
-        back = update(tables.keys).where(tables.keys.c.id == charge.key)
-        connection.execute(back.values(credits=tables.keys.c.credits + charge.credits))
+        return int(connection.execute(_GIVE_BACK, {"key_": charge.key, "price": charge.credits}).scalar_one())
     return remaining(connection, charge.key)
 
 
