@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,38 @@ from instantrt.errors import InstantRTError
 Array = npt.NDArray[Any]
 
 FP16_LARGEST = 65504.0
-ERROR_LIMITS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 5e-3}
-# Rounding to u8 turns a difference in the last bit into a whole grey level, at the few pixels that lie on an edge.
-GREY_SHARE_LIMITS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.2}
+ComputedIn = Precision | Literal["bf16"]
+"""What a network computes in: its bundle's precision, or what a target was told."""
 
 
 class ParityError(InstantRTError):
     """An exported network does not compute what its torch module computes."""
 
     code = "parity"
+
+
+@dataclass(frozen=True)
+class ParityLimits:
+    """How far off an output may be.
+
+    Rounding to u8 turns a difference in the last bit into a whole grey level, at the few pixels that lie on an edge.
+
+    Attributes:
+        relative_error: of outputs that are not u8.
+        grey_levels: of u8 outputs, at any value.
+        grey_share: share of u8 values that may differ at all.
+    """
+
+    relative_error: float
+    grey_levels: int
+    grey_share: float
+
+
+PARITY_LIMITS: dict[ComputedIn, ParityLimits] = {
+    "fp32": ParityLimits(1e-5, 1, 1e-3),
+    "fp16": ParityLimits(5e-3, 1, 0.2),
+    "bf16": ParityLimits(4e-2, 16, 1.0),  # its rounding is eight times as coarse as that of fp16
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ class Parity:
     """The parity of one network: its outputs by name, and what is allowed."""
 
     network: str
-    precision: Precision
+    computed_in: ComputedIn
     outputs: Mapping[str, OutputParity]
 
     @property
@@ -61,14 +84,14 @@ class Parity:
 
     @property
     def failures(self) -> dict[str, OutputParity]:
-        """The outputs that are further off than the precision allows; NaN counts."""
+        """The outputs that are further off than what it computes in allows; NaN counts."""
         return {name: output for name, output in self.outputs.items() if not self._allowed(output)}
 
     def require(self) -> None:
         """Raises.
 
         Raises:
-            ParityError: an output is further off than the precision allows.
+            ParityError: an output is further off than that.
         """
         if self.failures:
             raise ParityError(
@@ -78,9 +101,10 @@ class Parity:
             )
 
     def _allowed(self, output: OutputParity) -> bool:
+        limits = PARITY_LIMITS[self.computed_in]
         if output.grey_levels is None or output.grey_share is None:
-            return output.relative_error <= ERROR_LIMITS[self.precision]
-        return output.grey_levels <= 1 and output.grey_share <= GREY_SHARE_LIMITS[self.precision]
+            return output.relative_error <= limits.relative_error
+        return output.grey_levels <= limits.grey_levels and output.grey_share <= limits.grey_share
 
 
 def parity_of(

@@ -21,6 +21,7 @@ from PIL import Image
 from instantrt import GenerateRequest, GenerateResult, InstantID
 from instantrt.bundle import Bundle, write_manifest
 from instantrt.cli import main
+from instantrt.engine.openvino import import_openvino
 from instantrt.result import Timings
 from instantrt_bench.fidelity import lpips_distance
 from instantrt_bench.fidelity.cases import LIMITS, Limits, compare_results, summarise_fidelity, with_limits
@@ -109,6 +110,20 @@ def test_an_exact_bundle_passes_with_all_its_figures(
     with Image.open(tmp_path / summary["worst_picture"]) as picture:
         assert picture.width > 3 * 384
     assert (summary["worst_lpips"] is None) == (summary["lpips_missing"] is not None)
+
+
+def test_a_target_told_to_compute_in_bf16_is_held_to_its_limits(
+    nano_bundle: Path, nano_checkpoint: Path, manifest: Path, tmp_path: Path
+) -> None:
+    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bf16")
+    out, target = tmp_path / "fidelity.json", ("--target", "openvino", "--precision-hint", "bf16")
+    assert fidelity(nano_bundle, nano_checkpoint, out, "--manifest", manifest, *SHORT, *target) == 0
+    results = read_results(out)
+    assert (results.options["precision_hint"], results.summary["verdict"]) == ("bf16", "pass")
+    assert {name for s in results.scenarios for name in s.systems} == {"runtime-openvino-bf16", "reference-eager"}
+    unet = next(s for s in results.scenarios if s.parameters.get("network") == "unet").comparison
+    assert 1e-4 < unet["relative_error"] < unet["limits"]["relative_error"], "it is bf16 indeed"
 
 
 @pytest.mark.parametrize("network", ["unet", "identitynet", "text_encoder_2"])

@@ -24,6 +24,7 @@ from instantrt.conditioning.conditions import Conditions
 from instantrt.conditioning.face import Face, FaceStage
 from instantrt.conditioning.framing import frame_photo
 from instantrt.conditioning.photo import decode_photo
+from instantrt.engine.openvino import import_openvino
 from instantrt_bench.cases.manifest import default_manifest
 from instantrt_bench.identity.face_conditions import FaceConditions
 from instantrt_bench.identity.judges.judge import Judge, faceres_judge
@@ -73,6 +74,20 @@ def test_on_nano_conditions_are_checked_and_likeness_is_honestly_not_judged(
     assert {(tmp_path / p).is_file() for s in results.scenarios[2:] for p in s.comparison["pictures"].values()} == {
         True
     }
+
+
+def test_a_target_told_to_compute_in_bf16_is_judged_as_such(
+    nano_bundle: Path, nano_checkpoint: Path, tmp_path: Path
+) -> None:
+    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bf16")
+    out, target = tmp_path / "identity.json", ("--target", "openvino", "--precision-hint", "bf16")
+    assert identity(nano_bundle, nano_checkpoint, out, *SHORT, *target) == 0
+    conditions = [s for s in read_results(out).scenarios if "conditions_of" in s.parameters]
+    assert conditions
+    for scenario in conditions:
+        assert list(scenario.systems) == ["runtime-openvino-bf16"]
+        assert 1e-4 < scenario.comparison["tokens_error"] < scenario.comparison["limit"]
 
 
 @pytest.mark.parametrize("place", ["face stage", "projection"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from instantrt.cli.arguments import add_json_argument, parse_positive, parse_size
 from instantrt.cli.outputs import check_files, check_folder
-from instantrt.engine import TargetOptions
+from instantrt.engine import PRECISION_HINTS, PrecisionHint, TargetOptions
 from instantrt.request import RANGES, GenerateRequest
 
 
@@ -20,6 +20,7 @@ class CaseOptions:
     checkpoint: str
     target: str = "onnxruntime"
     threads: int | None = None
+    precision_hint: PrecisionHint | None = None
     manifest: Path | None = None
     steps: int = GenerateRequest.steps
     guidance_scale: float = GenerateRequest.guidance_scale
@@ -39,6 +40,9 @@ def add_case_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=parse_positive, help="CPU threads of each system; default: all that may be used"
     )
+    parser.add_argument(
+        "--precision-hint", choices=PRECISION_HINTS, help="what networks compute in (openvino; default: f32)"
+    )
     cases = parser.add_argument_group("cases: every photo with every prompt, seed and sampler")
     cases.add_argument(
         "--manifest", metavar="FILE", type=Path, help="photos and prompts, JSON or CSV; default: two public portraits"
@@ -56,11 +60,11 @@ def check_case_options(options: CaseOptions) -> None:
     """What can be wrong before anything is loaded.
 
     Raises:
-        RequestError: an unknown target.
+        RequestError: an unknown target, or an option that it lacks.
         OutputError: results or pictures could not be written.
     """
     from instantrt.targets import check_target
 
     check_files([options.out], [options.manifest])
     check_folder(options.out.with_name(f"{options.out.stem}-pictures"))
-    check_target(options.target, TargetOptions())
+    check_target(options.target, TargetOptions(precision_hint=options.precision_hint))

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from instantrt import GenerateResult, InstantID
 from instantrt.cli.outputs import save_picture
-from instantrt.contracts import Precision
 from instantrt_bench.cases.cases import Case
 from instantrt_bench.fidelity.lpips_distance import Distance
 from instantrt_bench.fidelity.networks import NetworkErrors
@@ -23,8 +22,8 @@ from instantrt_bench.results.contact_sheet import Tile, amplified_difference, co
 from instantrt_bench.results.files import ScenarioResult, SystemResult
 from instantrt_bench.results.metrics import cosine, psnr_db, relative_error, ssim
 from instantrt_bench.results.pictures import PictureFolder
-from instantrt_bench.results.systems import REFERENCE_EAGER
-from instantrt_export.parity import ERROR_LIMITS, GREY_SHARE_LIMITS
+from instantrt_bench.results.systems import BF16_FLOOR_DB, REFERENCE_EAGER
+from instantrt_export.parity import PARITY_LIMITS, ComputedIn
 
 Latents = npt.NDArray[np.float32]
 
@@ -44,17 +43,20 @@ class Limits:
     psnr_db: float
 
 
-LIMITS: Mapping[Precision, Limits] = {"fp32": Limits(1e-3, 50.0), "fp16": Limits(5e-2, 30.0)}
-"""fp32 as measured on nano with room to spare; fp16 is a guess until it has been measured with real weights."""
+LIMITS: Mapping[ComputedIn, Limits] = {
+    "fp32": Limits(1e-3, 50.0),
+    "fp16": Limits(5e-2, 30.0),
+    "bf16": Limits(0.2, BF16_FLOOR_DB),
+}
+"""fp32 and bf16 as measured on nano with room to spare; fp16 is a guess until it was measured with real weights."""
 
 
 def network_scenario(network: str, measured: NetworkErrors, system: str) -> ScenarioResult:
     """What one network's parity says, as a scenario of a result file."""
-    precision = measured.draws[0].precision
     comparison = {
         "relative_error": _finite(measured.error),
         "against": measured.against,
-        "limits": {"relative_error": ERROR_LIMITS[precision], "grey_share": GREY_SHARE_LIMITS[precision]},
+        "limits": asdict(PARITY_LIMITS[measured.draws[0].computed_in]),
         "failures": [f"{name}: {_describe(output)}" for name, output in measured.failures.items()],
         "within_limits": not measured.failures,
     }

@@ -18,7 +18,7 @@ from instantrt.engine import Target
 from instantrt_export.checkpoint import Checkpoint
 from instantrt_export.faces.graphs import detector_graph, encoder_graph
 from instantrt_export.networks.builders import BUILDERS, build_network
-from instantrt_export.parity import OutputParity, Parity, compare_outputs, torch_outputs
+from instantrt_export.parity import ComputedIn, OutputParity, Parity, compare_outputs, torch_outputs
 from instantrt_export.parity_inputs import random_inputs
 
 Array = npt.NDArray[Any]
@@ -59,9 +59,18 @@ class NetworkErrors:
 
 
 def network_errors(
-    bundle: Bundle, target: Target, checkpoint: Checkpoint, network: str, *, draws: int, rng: np.random.Generator
+    bundle: Bundle,
+    target: Target,
+    checkpoint: Checkpoint,
+    network: str,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+    computed_in: ComputedIn,
 ) -> NetworkErrors:
     """Run one network ``draws`` times on the target and in torch.
+
+    ``computed_in`` is what the target computes in, which sets how far off it may be.
 
     Face networks have no torch module; on the other side stands the checkpoint's own ONNX file on ONNX Runtime.
 
@@ -76,7 +85,7 @@ def network_errors(
     for _ in range(draws):
         inputs = random_inputs(contract, sizes, bundle.precision, rng, vocabulary)
         ours = executed(target, contract, bundle, sizes, inputs)
-        parities.append(Parity(network, bundle.precision, compare_outputs(ours, expected_of(inputs))))
+        parities.append(Parity(network, computed_in, compare_outputs(ours, expected_of(inputs))))
     return NetworkErrors(sizes, tuple(parities), against)
 
 

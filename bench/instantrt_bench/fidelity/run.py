@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from instantrt.cli.command import ExitStatus, ProgressDisplay, print_json
-from instantrt.engine import Target, TargetOptions
+from instantrt.engine import Target
 from instantrt.targets import open_target
 from instantrt_bench.cases.loading import Loaded, load_cases, pipelines
 from instantrt_bench.fidelity.arguments import FidelityOptions
@@ -37,7 +37,7 @@ from instantrt_bench.results.pictures import PictureFolder
 def run_fidelity(options: FidelityOptions) -> ExitStatus:
     """Measure, write the result file after every scenario, report: ``MISSED`` if something is too far."""
     loaded = load_cases(options, options.seeds, options.samplers)
-    limits = with_limits(LIMITS[loaded.bundle.precision], options.max_latents_error, options.min_psnr)
+    limits = with_limits(LIMITS[loaded.computed_in], options.max_latents_error, options.min_psnr)
     lpips = find_lpips()
     recorded = loaded.options | {"draws": options.draws, "limits": vars(limits)}
     results = ResultFile.new("fidelity", bundle=loaded.bundle, threads=loaded.threads, options=recorded)
@@ -68,7 +68,7 @@ def _scenarios(
     networks = list(loaded.bundle.manifest.networks)
     total = len(networks) + len(loaded.cases)
     progress = display.task("fidelity")
-    with closing(open_target(loaded.target, loaded.bundle, TargetOptions(threads=loaded.target_threads))) as target:
+    with closing(open_target(loaded.target, loaded.bundle, loaded.target_options)) as target:
         for done, network in enumerate(networks):
             progress(done, total)
             yield _network(loaded, target, network, options.draws)
@@ -81,7 +81,11 @@ def _scenarios(
 
 def _network(loaded: Loaded, target: Target, network: str, draws: int) -> ScenarioResult:
     rng = np.random.default_rng()
-    measured = attempt(lambda: network_errors(loaded.bundle, target, loaded.checkpoint, network, draws=draws, rng=rng))
+    measured = attempt(
+        lambda: network_errors(
+            loaded.bundle, target, loaded.checkpoint, network, draws=draws, rng=rng, computed_in=loaded.computed_in
+        )
+    )
     if measured.value is None:
         return failed_scenario(network_id(network), {"network": network}, loaded.system, measured.error or "failed")
     return network_scenario(network, measured.value, loaded.system)

@@ -22,6 +22,7 @@ from instantrt_bench.results.metrics import cosine
 from instantrt_bench.results.pictures import PictureFolder
 from instantrt_bench.results.statistics import Interval, paired_mean_difference
 from instantrt_bench.results.systems import REFERENCE_EAGER
+from instantrt_export.parity import ComputedIn
 
 MIN_PAIRS = 5  # fewer are not judged
 MIN_CLUSTERS = 10  # photos; with fewer, pairs of one photo count as independent, and the summary says so
@@ -49,6 +50,7 @@ class IdentityBench:
         encoder: the reference's face encoder.
         panel: judges all pictures.
         system: the runtime's id in results.
+        computed_in: by the runtime.
         pictures: where pictures are kept.
     """
 
@@ -59,6 +61,7 @@ class IdentityBench:
         encoder: CheckpointEncoder,
         panel: Panel,
         system: str,
+        computed_in: ComputedIn,
         pictures: PictureFolder,
     ) -> None:
         self._runtime = runtime
@@ -66,6 +69,7 @@ class IdentityBench:
         self._encoder = encoder
         self._panel = panel
         self._system = system
+        self._computed_in = computed_in
         self._pictures = pictures
         self._people: dict[str, dict[str, Embedding]] = {}
 
@@ -79,7 +83,9 @@ class IdentityBench:
 
         def compare() -> dict[str, Any]:
             prepared = self._runtime.prepare(case.request)
-            return compare_conditions(self._runtime, self._reference, prepared, self._embedding(prepared)).to_json()
+            embedding = self._embedding(prepared)
+            found = compare_conditions(self._runtime, self._reference, prepared, embedding, self._computed_in)
+            return found.to_json()
 
         attempted = attempt(compare)
         comparison = attempted.value or {"failures": [attempted.error], "within_limits": False}

@@ -30,7 +30,7 @@ def run_identity(options: IdentityOptions) -> ExitStatus:
     complete = False
     with pipelines(loaded) as (runtime, reference), ProgressDisplay() as display:
         panel, pictures = Panel(runtime.faces.find, judges), PictureFolder(options.out)
-        bench = IdentityBench(runtime, reference, encoder, panel, loaded.system, pictures)
+        bench = IdentityBench(runtime, reference, encoder, panel, loaded.system, loaded.computed_in, pictures)
         try:
             for scenario in _scenarios(bench, loaded, display):
                 results = results.with_scenario(scenario)

@@ -77,6 +77,12 @@ CPU_MATRIX = tuple(row for row in ROWS if not row.on_gpu)
 """Everything that a user would pick on a CPU."""
 
 
+def runtime_system(target: str, precision_hint: str | None) -> str:
+    """The id of the runtime on a target that was given this precision hint."""
+    bf16 = precision_hint == "bf16"
+    return next(row.id for row in ROWS if row.target == target and (row.dtype == "bf16") == bf16)
+
+
 def psnr_floor_db(systems: Iterable[str], asked_db: float) -> float:
     """What pictures of these systems must reach against each other: what was asked, or less where a row says so."""
     floors = (SYSTEMS[name].min_psnr_db for name in systems)
