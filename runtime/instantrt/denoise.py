@@ -144,6 +144,7 @@ class DenoiseLoop:
         eager: put every call on the stream anew instead of launching a captured graph, for debugging; targets that
             cannot be captured always run so.
         loaded: load the engines at once; without, :meth:`load` is to be called before :meth:`launch`.
+        shared: a loop of the same shape, which is closed after this one: both work on its buffers.
     """
 
     def __init__(
@@ -155,32 +156,34 @@ class DenoiseLoop:
         *,
         eager: bool = False,
         loaded: bool = True,
+        shared: DenoiseLoop | None = None,
     ) -> None:
         self.shape = shape
         self._target, self._eager = target, eager or not target.capturable
         self._device: Device = target.device
         self._engines: tuple[Engine, ...] = ()
-        contracts = network_contracts(dims)
-        specs = _loop_specs(contracts["identitynet"].inputs, contracts["unet"].inputs, contracts["unet"].outputs)
         with ExitStack() as owned:
-            self._buffers: dict[str, Buffer] = {
-                name: owned.enter_context(
-                    closing(self._device.allocate(spec.resolve(shape.symbols), spec.numpy_dtype(precision)))
-                )
-                for name, spec in specs.items()
-            }
+            self._buffers: dict[str, Buffer] = (
+                self._allocated(dims, precision, owned) if shared is None else shared._buffers
+            )
             self._idle_marks = [owned.enter_context(closing(self._device.event())) for _ in range(STEP_ROWS + 1)]
             self._loaded = owned.enter_context(ExitStack())
             if loaded:
                 self.load()
             self._owned = owned.pop_all()
 
+    def _allocated(self, dims: ModelDims, precision: Precision, owned: ExitStack) -> dict[str, Buffer]:
+        contracts, device = network_contracts(dims), self._device
+        specs = _loop_specs(contracts["identitynet"].inputs, contracts["unet"].inputs, contracts["unet"].outputs)
+        sizes = {name: (spec.resolve(self.shape.symbols), spec.numpy_dtype(precision)) for name, spec in specs.items()}
+        return {name: owned.enter_context(closing(device.allocate(*size))) for name, size in sizes.items()}
+
     def load(self) -> None:
         """Load the engines and capture the graph, unless that is done. Outputs of the networks may be overwritten.
 
         A graph is legal as long as the contexts that it captured: whenever these are made anew, so is the graph.
         """
-        if self._engines:
+        if self.is_loaded:
             return
         with ExitStack() as loaded:
             self._engines = tuple(
@@ -192,6 +195,11 @@ class DenoiseLoop:
                 engine.warm_up(self._device.stream, capture=not self._eager)
             self._launch = self._step if self._eager else self._captured(loaded)
             self._loaded.push(loaded.pop_all())
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the engines are there."""
+        return bool(self._engines)
 
     def unload(self) -> None:
         """Release graph and engines, and with the last loop the networks' weights; buffers and contents stay."""

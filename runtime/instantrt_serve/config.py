@@ -31,6 +31,9 @@ class ServeConfig(BaseModel):
     openvino_device: OpenVinoDevice | None = Field(None, description="what OpenVINO runs on; the CPU by default")
     slots: int | None = Field(None, ge=1, le=64, description="pictures denoised side by side; measured by default")
     lanes: int | None = Field(None, ge=1, le=64, description="batches that take turns; as many as fit by default")
+    tracks: int | None = Field(
+        None, ge=1, le=64, description="batches at once on a CPU; 2 by default if that does more"
+    )
 
     price: int = Field(1, ge=0, le=1_000_000, description="credits for a picture and each started 10 steps")
     timeout_s: float = Field(120, gt=0, le=86_400, description="a v1 answer comes within this time or fails")

@@ -26,6 +26,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
         deadline_s: seconds from now after which the answer is of no use any more; None for jobs that wait.
         format: of the pictures.
         preview_calls: send a preview with the progress after every so many network calls; 0 sends none.
+        progress_s: send no progress without a preview sooner than so many seconds after the one before.
         tags: written into each picture beside what the worker itself knows, e.g. the request's id.
     """
 
@@ -37,6 +38,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     deadline_s: float | None = None
     format: PictureFormat = "jpeg"
     preview_calls: int = 0
+    progress_s: float = 0.0
     tags: dict[str, str] = {}
 
 

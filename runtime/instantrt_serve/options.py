@@ -45,6 +45,7 @@ class ServeOptions:
     openvino_device: OpenVinoDevice | None = None
     slots: int | None = None
     lanes: int | None = None
+    tracks: int | None = None
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--openvino-device", choices=OPENVINO_DEVICES, help="what it runs on (default: CPU)")
     parser.add_argument("--slots", type=parse_positive, help="pictures denoised side by side (default: measured)")
     parser.add_argument("--lanes", type=parse_positive, help="batches that take turns (default: as many as fit)")
+    parser.add_argument("--tracks", type=parse_positive, help="batches at once on a CPU (default: 2 if that does more)")
 
 
 def check_serve_options(options: ServeOptions) -> None:

@@ -36,6 +36,7 @@ WORKER_SETTINGS = (
     "openvino_device",
     "slots",
     "lanes",
+    "tracks",
 )
 BACKLOG = 2048
 KEEP_ALIVE_S = 30

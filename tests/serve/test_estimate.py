@@ -13,7 +13,7 @@ from instantrt_serve.estimate import Work, call_ms, job_ms
 from instantrt_serve.frames import FrameError, decode_to_worker, frame, read_frame
 from instantrt_serve.messages import Cancel, Stop
 from instantrt_serve.worker.connection import Connection, Hangup
-from instantrt_serve.worker.lanes import Lanes
+from instantrt_serve.worker.lanes import WHOLE_LOOPS, LaneLoops, Lanes
 
 MEASURED = {"128x128/2": 40.0, "64x64/2": 12.0}
 
@@ -83,18 +83,45 @@ def test_a_connection_hands_on_messages_then_that_the_other_side_is_gone() -> No
     pipe.source.close()
 
 
+def test_where_there_are_tracks_few_loops_keep_networks_for_the_whole_device() -> None:
+    """Or every lane would have both in the end, and a server's memory would grow for hours."""
+
+    class Loop:
+        shape = LoopShape(1, 2, 64, 64)
+        is_loaded = False
+
+        def load(self) -> None:
+            self.is_loaded = True
+
+        def unload(self) -> None:
+            self.is_loaded = False
+
+    made = [(Loop(), Loop()) for _ in range(3 * WHOLE_LOOPS)]
+    lanes = Lanes(lambda _: LaneLoops(*made[len(lanes.lanes())]), len(made))  # type: ignore[arg-type]
+    numbers = [lanes.open(Loop.shape, on_track=True) for _ in made]
+    for number in (*numbers, *numbers[:2]):
+        assert number is not None
+        assert lanes.use(number).is_loaded
+        assert sum(whole.is_loaded for whole, _ in made) <= WHOLE_LOOPS
+    assert [n for n, (whole, _) in zip(numbers, made, strict=True) if whole.is_loaded] == [*numbers[:2], *numbers[-2:]]
+    assert all(track.is_loaded for _, track in made)
+
+
 def test_the_first_lane_that_does_not_fit_is_an_error_and_later_ones_lower_the_bound() -> None:
     class Loop:
         shape = LoopShape(1, 2, 64, 64)
+        closed = 0
 
-        def close(self) -> None: ...
+        def load(self) -> None:
+            raise MemoryError
 
-    def full(_: LoopShape) -> Loop:
-        raise MemoryError
+        def close(self) -> None:
+            Loop.closed += 1
 
-    lanes = Lanes(full, 5)  # type: ignore[arg-type]
+    lanes = Lanes(lambda _: LaneLoops(Loop()), 5)  # type: ignore[arg-type]
     with pytest.raises(MemoryError):
         lanes.open(Loop.shape)
-    lanes.adopt(Loop())  # type: ignore[arg-type]
+    lanes.adopt(LaneLoops(Loop()))  # type: ignore[arg-type]
     assert lanes.open(Loop.shape) is None
     assert lanes.bound == 1
+    assert Loop.closed == 2, "what did not fit leaves nothing behind"

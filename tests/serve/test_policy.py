@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from instantrt.denoise import LoopShape
 from instantrt_serve.scheduler.device import CountingDevice
 from instantrt_serve.scheduler.fair import FairJob, account_service_ms, advanced, order, water_level
-from instantrt_serve.scheduler.policy import Job, Limits, Picture, decide
+from instantrt_serve.scheduler.policy import Job, Limits, Picture, Turn, decide
 
 CALL_MS = 10.0
 SHAPES = [LoopShape(1, 2, 64, 64), LoopShape(1, 1, 64, 64), LoopShape(1, 2, 128, 128)]
@@ -125,8 +125,8 @@ def first_lane(*jobs: Job) -> tuple[int, list[str]]:
     return turn.shape.slots, [join.job.partition("/")[2] for join in turn.joins]
 
 
-def wide(name: str, calls: int, pictures: int = 1) -> Job:
-    return replace(job(name, calls, pictures=pictures), wider=WIDE)
+def wide(name: str, calls: int, pictures: int = 1, account: str = "a") -> Job:
+    return replace(job(name, calls, account, pictures), wider=WIDE)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,70 @@ def test_wider_lanes_do_more_in_the_same_time() -> None:
     narrow = {0.0: [job(f"{n}", 10) for n in range(32)]}
     took = [max(ends(CountingDevice(Limits(4, slot_costs=COSTS)), jobs).values()) for jobs in (crowd, narrow)]
     assert took == [pytest.approx(3.2 * 0.8), pytest.approx(3.2)]
+
+
+TWO_TRACKS = Limits(lanes=4, tracks=2, track_costs={1: 1.6, 2: 3.0, 4: 5.6})
+
+
+def ends_on_tracks(limits: Limits, arrivals: Mapping[float, list[Job]]) -> tuple[dict[str, float], list[Turn]]:
+    """When each job ends, in seconds, and all turns that were taken."""
+    device, turns, ended = CountingDevice(limits), list[Turn](), dict[str, float]()
+    waiting, working, now_s = dict(sorted(arrivals.items())), dict[int, float](), 0.0
+    while waiting or working or device.jobs:
+        for at_s in [at_s for at_s in waiting if at_s <= now_s]:
+            for arriving in waiting.pop(at_s):
+                add(device, arriving)
+        turn, _ = device.decide(now_s)
+        if turn is not None:
+            assert turn.lane not in working
+            assert turn.on_track or not working, "the whole device is free"
+            lane, duration_ms = device.begin(turn)
+            working[lane] = now_s + duration_ms / 1e3
+            turns.append(turn)
+            assert len(working) <= limits.tracks
+            if turn.on_track:
+                continue
+        now_s = min([*working.values(), *(at_s for at_s in waiting if not (turn and not turn.on_track))])
+        for lane in [lane for lane, end_s in working.items() if end_s <= now_s]:
+            del working[lane]
+            ended |= {left.job.partition("/")[2]: left.at_s for left in device.end(lane, now_s)}
+    return ended, turns
+
+
+def test_a_job_alone_has_the_whole_device_and_two_have_a_track_each() -> None:
+    ended, turns = ends_on_tracks(TWO_TRACKS, {0.0: [job("one", 20)], 0.1: [job("two", 20)]})
+    assert [turn.on_track for turn in turns[:2]] == [False, False]
+    assert ended["one"] == pytest.approx(0.1 + 0.16, abs=0.05), "its last half at 16 ms a call"
+    assert ended["two"] == pytest.approx(0.1 + 0.16 + 0.1, abs=0.05), "its last half alone"
+    assert not turns[-1].on_track
+
+
+def test_tracks_do_more_in_all() -> None:
+    crowd = {0.0: [job(f"{n}", 10, account=f"{n}") for n in range(12)]}
+    ended, turns = ends_on_tracks(TWO_TRACKS, crowd)
+    assert max(ended.values()) == pytest.approx(1.2 * 1.6 / 2, abs=0.01)
+    assert all(turn.on_track for turn in turns)
+
+
+def test_on_tracks_a_short_job_overtakes_a_long_one() -> None:
+    longs = [job("long", 100), job("other", 100, "b")]
+    ended, _ = ends_on_tracks(TWO_TRACKS, {0.0: longs, 0.2: [job("short", 4, "c")]})
+    assert ended["short"] < 0.2 + 0.05 + 0.064 + 0.01, "at most a turn, then its own 4 calls"
+
+
+def test_lanes_on_tracks_have_as_many_slots_as_pay_there() -> None:
+    crowd = {0.0: [wide("four", 10, 4), wide("more", 10, 4, "b"), job("one", 10, "c", call_ms=4.0)]}
+    _, turns = ends_on_tracks(replace(TWO_TRACKS, slot_costs=COSTS), crowd)
+    assert [(turn.shape.slots, turn.on_track) for turn in turns if turn.joins] == [(1, True), (4, True), (4, True)]
+    narrow = replace(TWO_TRACKS, slot_costs=COSTS, track_costs={1: 1.6, 2: 3.2, 4: 6.4})
+    _, turns = ends_on_tracks(narrow, crowd)
+    assert {turn.shape.slots for turn in turns if turn.on_track} == {1}
+
+
+def test_pictures_that_share_a_lane_have_the_whole_device_if_nobody_else_is_there() -> None:
+    ended, turns = ends_on_tracks(replace(TWO_TRACKS, slot_costs=COSTS), {0.0: [wide("four", 10, 4)]})
+    assert {(turn.shape.slots, turn.on_track) for turn in turns} == {(4, False)}
+    assert ended == {"four": pytest.approx(0.32)}
 
 
 def test_a_turn_ends_when_something_is_due() -> None:
@@ -232,10 +296,13 @@ def test_no_job_ends_later_than_if_the_device_were_shared(
 class Policy(RuleBasedStateMachine):
     """Jobs come, go on and are cancelled in any order, on a device with few lanes and several slots."""
 
-    @initialize(lanes=st.integers(1, 4), slots=st.sampled_from([(1,), (2,), (4,), (1, 2, 4), (2, 4)]))
-    def begin(self, lanes: int, slots: tuple[int, ...]) -> None:
-        self.device = CountingDevice(Limits(lanes, slot_costs=COSTS if slots[0] == 1 else {}))
-        self.now_s, self.count, self.cancelled = 0.0, 0, False
+    @initialize(
+        lanes=st.integers(1, 4), slots=st.sampled_from([(1,), (2,), (4,), (1, 2, 4), (2, 4)]), tracks=st.integers(1, 3)
+    )
+    def begin(self, lanes: int, slots: tuple[int, ...], tracks: int) -> None:
+        costs = COSTS if slots[0] == 1 else {}
+        self.device = CountingDevice(Limits(lanes, slot_costs=costs, tracks=tracks, track_costs={1: 1.6}))
+        self.now_s, self.count, self.cancelled, self.working = 0.0, 0, False, dict[int, Turn]()
         self.shapes = [[replace(shape, slots=count) for count in slots] for shape in SHAPES]
 
     @rule(calls=st.integers(1, 30), account=st.sampled_from("abc"), pictures=st.integers(1, 4), shape=st.integers(0, 2))
@@ -253,9 +320,28 @@ class Policy(RuleBasedStateMachine):
     @rule()
     def turn(self) -> None:
         before = self.device.left_ms
-        result = self.device.turn(self.now_s)
-        assert (result is None) == (before == 0), "the device is never idle while there is work"
-        self.now_s += result[0] if result else 0
+        turn, _ = self.device.decide(self.now_s)
+        if turn is None:
+            assert self.working or before == 0, "the device is never idle while there is work"
+            return
+        assert turn.lane not in self.working
+        assert turn.closes not in self.working
+        assert not self.working or turn.on_track
+        assert len(self.working) < self.device.limits.tracks
+        lane, duration_ms = self.device.begin(turn)
+        if turn.on_track:
+            self.working[lane] = turn
+        else:
+            self.now_s += duration_ms / 1e3
+            self.device.end(lane, self.now_s)
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        lane = data.draw(st.sampled_from(sorted(self.working)))
+        del self.working[lane]
+        self.now_s += 0.01
+        self.device.end(lane, self.now_s)
 
     @invariant()
     def no_slot_is_used_twice(self) -> None:
@@ -276,6 +362,8 @@ class Policy(RuleBasedStateMachine):
             assert all(self.device.lanes[lane].shape in waiting.shapes for lane in lanes)
 
     def teardown(self) -> None:
+        for lane in getattr(self, "working", ()):
+            self.device.end(lane, self.now_s)
         for _ in range(100_000):
             if not hasattr(self, "device") or self.device.turn(self.now_s) is None:
                 break

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from threading import Event, Lock
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,13 @@ from doubles.worker_talk import ScriptedConnection, answers, pictures
 from instantrt import GenerateRequest, InstantID
 from instantrt.denoise import DenoiseLoop, LoopShape
 from instantrt.engine import TargetOptions
-from instantrt.errors import DeviceError
+from instantrt.errors import DeviceError, RequestError
 from instantrt_serve.messages import Beat, Cancel, Done, Failed, FromWorker, Progress, Ready, Stop, Submit
 from instantrt_serve.worker.connection import Hangup
 from instantrt_serve.worker.loop import Facts, Worker
 from instantrt_serve.worker.maker import PictureMaker
 from instantrt_serve.worker.measure import MAX_LANES, Measured, free_bytes, measure, worthwhile
+from instantrt_serve.worker.tracks import Tracks, check_tracks, find_tracks
 
 SMALL = {"width": 64, "height": 64}
 Pixels = npt.NDArray[np.uint8]
@@ -40,6 +43,13 @@ def measured(maker: PictureMaker) -> Iterator[Measured]:
     found = measure(maker)
     yield found
     found.loop.close()
+
+
+@pytest.fixture(scope="module")
+def tracks(nano_bundle: Path) -> Iterator[Tracks]:
+    """Two, on which calls cost twice what they cost on the whole device."""
+    with PictureMaker(nano_bundle, "onnxruntime", TargetOptions(threads=1)) as made:
+        yield Tracks(made, 2, {1: 2.0, 2: 4.0})
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +80,7 @@ class Serve:
         *items: Any,
         costs: dict[int, float] = {1: 1.0},  # noqa: B006 - only read
         lanes: int = 3,
+        tracks: Tracks | None = None,
         react: Callable[[FromWorker], Any] = lambda _: None,
         stop: bool = True,
     ) -> list[FromWorker]:
@@ -77,7 +88,8 @@ class Serve:
         loop = self.maker.open_loop(LoopShape(next(iter(costs)), 2, 64, 64))
         measured = replace(self.measured, loop=loop, slot_costs=costs, lanes=lanes, call_ms={"64x64/2": 20.0})
         connection = ScriptedConnection([*items, Stop()] if stop else [*items], react)
-        Worker(self.maker, measured, connection, Facts("nano", "1.2.3")).run()  # type: ignore[arg-type]
+        facts = Facts("nano", "1.2.3")
+        Worker(self.maker, measured, connection, facts, tracks).run()  # type: ignore[arg-type]
         assert isinstance(connection.sent[0], Ready)
         ended = [message.job for message in connection.sent if isinstance(message, Done | Failed)]
         assert len(ended) == len(set(ended)), "one answer for each job"
@@ -136,6 +148,12 @@ def test_an_answer_says_what_was_made_and_how_long_it_took(serve: Serve) -> None
     assert (told[0].calls_done, told[-1].calls_done, told[0].calls) == (0, 8, 8)
     beats = [message for message in said if isinstance(message, Beat)]
     assert (beats[-1].waiting, beats[-1].received) == (0, 1)
+
+
+def test_progress_that_nobody_watches_is_told_seldom_and_previews_when_they_are_due(serve: Serve) -> None:
+    said = serve(serve.submit("quiet", steps=20, progress_s=60, preview_calls=8))
+    told = [(m.calls_done, m.preview is not None) for m in said if isinstance(m, Progress)]
+    assert told == [(0, False), (8, True), (16, True)]
 
 
 def test_a_short_job_that_comes_later_is_done_first_and_the_long_one_loses_nothing(serve: Serve) -> None:
@@ -238,10 +256,10 @@ def test_lanes_that_do_not_fit_lower_the_bound_and_fail_nobody(
             opened.remove(self)
             self._loop.close()
 
-    def bounded(shape: LoopShape) -> Any:
+    def bounded(shape: LoopShape, **options: Any) -> Any:
         if len(opened) >= room:
             raise DeviceError("allocating", found="out", hint="less", driver_code="CUDA_ERROR_OUT_OF_MEMORY")
-        return Counted(open_loop(shape))
+        return Counted(open_loop(shape, **options))
 
     monkeypatch.setattr(maker, "open_loop", bounded)
     said = serve(*(serve.submit(name, account=name, **changes) for name, changes in MIXED.items()), lanes=8)
@@ -312,6 +330,126 @@ def test_a_job_shares_a_wider_lane_and_its_picture_stays_the_same(
     for name, answer in answers(said).items():
         fields = {"prompt": "portrait photo of a person", **SMALL, **MIXED[name]}
         np.testing.assert_array_equal(pictures(answer), pipeline.run(GenerateRequest(face=astronaut, **fields)).pixels)
+
+
+class LoopsAtWork:
+    """Counts, on the track's maker, how many loops are at work, and lets them wait for each other."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = 0
+        self.lock, self.run = Lock(), DenoiseLoop.run
+        monkeypatch.setattr(DenoiseLoop, "run", lambda loop, calls: self(loop, calls))
+
+    def __call__(self, loop: DenoiseLoop, calls: int) -> Any:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            sleep(0.05)
+            return self.run(loop, calls)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_lanes_work_at_once_on_tracks_and_give_the_pixels_that_generate_gives(
+    serve: Serve, tracks: Tracks, pipeline: InstantID, astronaut: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = LoopsAtWork(monkeypatch)
+    jobs = [serve.submit(name, account=name[0], **changes) for name, changes in MIXED.items()]
+    said = serve(*jobs, tracks=tracks, costs={1: 1.0, 2: 1.5})
+    assert at_work.most == tracks.count
+    for name, answer in answers(said).items():
+        fields = {"prompt": "portrait photo of a person", **SMALL, **MIXED[name]}
+        alone = pipeline.run(GenerateRequest(face=astronaut, **fields))
+        np.testing.assert_array_equal(pictures(answer), alone.pixels, err_msg=name)
+    assert answers(said).keys() == MIXED.keys()
+    told = [m.calls_done for m in said if isinstance(m, Progress) and m.job == "euler"]
+    assert told == sorted(told)
+    assert told[-1] == 11
+
+
+def test_a_job_alone_has_the_whole_device(serve: Serve, tracks: Tracks, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work = LoopsAtWork(monkeypatch)
+    monkeypatch.setattr(tracks.maker, "decode", lambda _: pytest.fail("decoded on a track"))
+    assert isinstance(answers(serve(serve.submit("one"), tracks=tracks))["one"], Done)
+    assert at_work.most == 1
+
+
+def test_a_job_is_cancelled_while_its_lane_is_at_work_on_a_track(serve: Serve, tracks: Tracks) -> None:
+    def react(message: FromWorker) -> Cancel | None:
+        return Cancel("long") if isinstance(message, Progress) and message.job == "other" else None
+
+    jobs = [serve.submit("long", steps=100), serve.submit("other", steps=10), serve.submit("third", steps=12)]
+    said = serve(*jobs, tracks=tracks, react=react)
+    found = {name: getattr(answer, "code", None) for name, answer in answers(said).items()}
+    assert found == {"long": "cancelled", "other": None, "third": None}
+
+
+def test_what_goes_wrong_on_a_track_ends_the_worker(
+    serve: Serve, tracks: Tracks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> Any:
+        raise DeviceError("launching", found="it fell off the bus", hint="restart", driver_code="CUDA_ERROR_UNKNOWN")
+
+    monkeypatch.setattr(DenoiseLoop, "run", lost)
+    with pytest.raises(DeviceError):
+        serve(serve.submit("one"), serve.submit("two", account="b"), tracks=tracks)
+
+
+def test_a_worker_is_silent_while_a_track_hangs(serve: Serve, tracks: Tracks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who watch it kill what says nothing; words of the other track would hide the hung one."""
+    run, hung, said_at = DenoiseLoop.run, Event(), list[float]()
+
+    def hang_once(loop: DenoiseLoop, calls: int) -> Any:
+        if not hung.is_set():
+            hung.set()
+            sleep(2.5)
+        return run(loop, calls)
+
+    monkeypatch.setattr(DenoiseLoop, "run", hang_once)
+    react = lambda message: said_at.append(monotonic()) if isinstance(message, Beat | Progress) else None  # noqa: E731
+    jobs = [serve.submit("one", steps=60), serve.submit("two", account="b", steps=60)]
+    assert all(isinstance(a, Done) for a in answers(serve(*jobs, tracks=tracks, react=react)).values())
+    assert max(np.diff(said_at)) > 1.0
+
+
+def test_tracks_are_used_where_they_do_more_and_change_no_picture(
+    maker: PictureMaker, measured: Measured, nano_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_maker(threads: int) -> PictureMaker:
+        opened.append(PictureMaker(nano_bundle, "onnxruntime", TargetOptions(threads=threads)))
+        return opened[-1]
+
+    def found(cost: float, **asked: int) -> Tracks | None:
+        return find_tracks(maker, replace(measured, slot_costs={1: cost}), open_maker, threads=2, **asked)
+
+    opened: list[PictureMaker] = []
+    tracks = found(1000.0)
+    assert tracks is not None
+    assert (tracks.maker, tracks.count, list(tracks.costs)) == (opened[0], 2, [1])
+    assert tracks.rate == 2 / tracks.costs[1]
+    assert 0 < tracks.costs[1] < 100
+    assert found(0.001) is None, "they do less"
+    assert found(1000.0, asked=1) is None
+    told = found(0.001, asked=2)
+    assert told is not None
+    assert told.count == 2
+    monkeypatch.setattr("instantrt_serve.worker.tracks.free_bytes", lambda _: 1 << 20)
+    assert found(1000.0) is None, "they do not fit"
+    monkeypatch.undo()
+    decode = maker.decode
+    monkeypatch.setattr(maker, "decode", lambda latents: decode(latents) ^ 1)
+    assert found(1000.0) is None, "pictures would depend on who else is there"
+    for made in opened:
+        made.close()
+
+
+def test_a_gpu_has_no_tracks() -> None:
+    check_tracks("tensorrt", None)
+    check_tracks("onnxruntime", 4)
+    with pytest.raises(RequestError, match="tensorrt has no tracks"):
+        check_tracks("tensorrt", 2)
 
 
 def test_slots_and_lanes_can_be_told(maker: PictureMaker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import local
 from time import perf_counter_ns
 from typing import Any
 
@@ -75,8 +76,11 @@ class HostEvent:
         """Nothing to release."""
 
 
-class HostStream:
-    """Runs what is submitted at once, or records it while a graph is being captured."""
+class HostStream(local):
+    """Runs what is submitted at once, or records it while a graph is being captured.
+
+    A capture records what its own thread submits; what other threads submit meanwhile runs.
+    """
 
     handle = 0
 

@@ -29,6 +29,7 @@ class CountingDevice:
         self.jobs: dict[str, Job] = {}
         self.lanes: dict[int, Lane] = {}
         self.imagined = ImaginedDevice()
+        self._working: dict[int, Turn] = {}
         self._opened = self._turns = 0
 
     @property
@@ -38,7 +39,8 @@ class CountingDevice:
 
     def state(self, now_s: float) -> State:
         """What the policy is given."""
-        return State(tuple(self.jobs.values()), self.imagined.jobs, tuple(self.lanes.values()), self.limits, now_s)
+        jobs, lanes = tuple(self.jobs.values()), tuple(self.lanes.values())
+        return State(jobs, self.imagined.jobs, lanes, self.limits, now_s, frozenset(self._working))
 
     def add(self, job: Job, account: str) -> None:
         """A job of an account arrives."""
@@ -52,39 +54,54 @@ class CountingDevice:
 
     def turn(self, now_s: float) -> tuple[float, list[Ended]] | None:
         """Decide and carry it out: seconds that it takes, and who leaves; None if there is nothing to do."""
+        turn, expired = self.decide(now_s)
+        if turn is None:
+            return (0.0, expired) if expired else None
+        lane, duration_ms = self.begin(turn)
+        done = self.end(lane, now_s + duration_ms / 1e3)
+        return duration_ms / 1e3, expired + done
+
+    def decide(self, now_s: float) -> tuple[Turn | None, list[Ended]]:
+        """What to do next, and who leaves because it is too late for them."""
         decision: Decision = decide(self.state(now_s))
-        ended = [Ended(name, now_s, is_done=False) for name in decision.expired]
         for name in decision.expired:
             self.remove(name)
-        if decision.turn is None:
-            return (0.0, ended) if ended else None
-        duration_ms, work_ms = self._carry_out(decision.turn)
-        done = [name for name, job in self.jobs.items() if job.left_ms == 0]
-        duration_ms += self.limits.fixed_ms * len(done)
-        for name in done:
-            del self.jobs[name]
-        self.imagined.advance(work_ms, self.jobs)
-        end_s = now_s + duration_ms / 1e3
-        return duration_ms / 1e3, ended + [Ended(name, end_s, is_done=True) for name in done]
+        return decision.turn, [Ended(name, now_s, is_done=False) for name in decision.expired]
 
-    def _carry_out(self, turn: Turn) -> tuple[float, float]:
-        """Milliseconds of the lane's calls, and how many of them were work for somebody."""
+    def begin(self, turn: Turn) -> tuple[int, float]:
+        """Put a lane to work: its number, and for how many milliseconds it works."""
         lane = self._lane(turn)
         for join in turn.joins:
             self._set_picture(join.job, join.picture, place=Place(lane, join.slot))
-        here = [
+        self._working[lane] = turn
+        here = self._here(lane)
+        cost = self.limits.cost(turn.shape.slots, on_track=turn.on_track)
+        call_ms = max(self.jobs[name].call_ms for name, _ in here) * cost
+        ending = {name for name, _ in here if all(p.left in (0, turn.calls) for p in self.jobs[name].pictures)}
+        return lane, call_ms * turn.calls + self.limits.fixed_ms * len(ending)
+
+    def end(self, lane: int, now_s: float) -> list[Ended]:
+        """A lane has done its turn: who leaves."""
+        calls, here = self._working.pop(lane).calls, self._here(lane)
+        work_ms = sum(self.jobs[name].call_ms for name, _ in here) * calls
+        for name, index in here:
+            picture = self.jobs[name].pictures[index]
+            left = picture.left - calls
+            self._set_picture(name, index, left=left, place=picture.place if left else None)
+        done = [name for name, job in self.jobs.items() if job.left_ms == 0]
+        for name in done:
+            del self.jobs[name]
+        self.imagined.advance(work_ms, self.jobs)
+        return [Ended(name, now_s, is_done=True) for name in done]
+
+    def _here(self, lane: int) -> list[tuple[str, int]]:
+        """Jobs and pictures in a lane."""
+        return [
             (name, index)
             for name, job in self.jobs.items()
             for index, picture in enumerate(job.pictures)
             if picture.place is not None and picture.place.lane == lane
         ]
-        call_ms = max(self.jobs[name].call_ms for name, _ in here) * self.limits.cost(turn.shape.slots)
-        work_ms = sum(self.jobs[name].call_ms for name, _ in here) * turn.calls
-        for name, index in here:
-            picture = self.jobs[name].pictures[index]
-            left = picture.left - turn.calls
-            self._set_picture(name, index, left=left, place=picture.place if left else None)
-        return call_ms * turn.calls, work_ms
 
     def _lane(self, turn: Turn) -> int:
         if turn.closes is not None:

@@ -7,18 +7,23 @@ one has overtaken hold a lane without running. One lane is kept for such a short
 
 A call of a lane with more slots costs more, but less for each picture. A job that may go into lanes of several slot
 counts gets the one that does most for its cost with the pictures that are there.
+
+A CPU may have tracks: parts of its threads, each of which has a lane work beside the others. That does more in all, as
+threads that compute one call together wait for each other; a job that is alone is done sooner on all threads. So turns
+are taken on tracks when there is work for more than one lane, and else on the whole device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from instantrt.denoise import LoopShape
 from instantrt_serve.scheduler.fair import FairJob, order
 
 LEAST_CALL_MS = 1e-3
+NEW_LANE = -1  # its number as long as it is only thought of
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,9 @@ class Limits:
         fixed_ms: of each job outside its network calls.
         slot_costs: by slot count, what a lane's call costs in units of :attr:`Job.call_ms`; where it is not known, the
             count itself.
+        tracks: lanes that may work at once, each on its part of the threads.
+        track_costs: as ``slot_costs``, of a call on a track while all tracks work; where it is not known, the count
+            times ``tracks``.
     """
 
     lanes: int
@@ -115,9 +123,13 @@ class Limits:
     turn_calls: int = 8
     fixed_ms: float = 0.0
     slot_costs: Mapping[int, float] = field(default_factory=dict)
+    tracks: int = 1
+    track_costs: Mapping[int, float] = field(default_factory=dict)
 
-    def cost(self, slots: int) -> float:
+    def cost(self, slots: int, *, on_track: bool = False) -> float:
         """Of a call of a lane with so many slots."""
+        if on_track:
+            return self.track_costs.get(slots, float(slots * self.tracks))
         return self.slot_costs.get(slots, float(slots))
 
 
@@ -131,6 +143,7 @@ class State:
         lanes: those that are open.
         limits: what the device bears.
         now_s: the time on any clock.
+        working: lanes that are at work on tracks now: these do not take part in the decision.
     """
 
     jobs: tuple[Job, ...]
@@ -138,6 +151,7 @@ class State:
     lanes: tuple[Lane, ...]
     limits: Limits
     now_s: float
+    working: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,7 @@ class Turn:
         closes: a lane that is closed before a new one is opened.
         joins: pictures that are put into its free slots first.
         calls: network calls.
+        on_track: whether it has a part of the device, beside others, and not the whole of it.
     """
 
     lane: int | None
@@ -166,6 +181,7 @@ class Turn:
     closes: int | None
     joins: tuple[Join, ...]
     calls: int
+    on_track: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,12 +197,35 @@ def decide(state: State) -> Decision:
     expired = tuple(job.name for job in state.jobs if _is_late(job, state.now_s))
     jobs = {job.name: job for job in state.jobs if job.name not in expired}
     ordered = _most_urgent_first([jobs[name] for name in order(state.fair) if name in jobs], state)
-    taken = _taken(ordered)
-    for job in ordered:
-        lane = _lane_of(job, ordered, taken, state)
-        if lane is not None:
-            return Decision(expired, _turn(lane, ordered, taken, state.limits))
-    return Decision(expired, None)
+    if state.limits.tracks > 1 and len(state.working) < state.limits.tracks:
+        turn = _next_turn(ordered, state, on_track=True)
+        if turn is not None and (state.working or _leaves_another(turn, ordered, state)):
+            return Decision(expired, turn)
+    return Decision(expired, None if state.working else _next_turn(ordered, state, on_track=False))
+
+
+def _next_turn(jobs: list[Job], state: State, *, on_track: bool) -> Turn | None:
+    """That of the first job that can go on or begin."""
+    taken = _taken(jobs)
+    for job in jobs:
+        choice = _lane_of(job, jobs, taken, state, on_track=on_track)
+        if choice is not None:
+            return _turn(choice, jobs, taken, state.limits, on_track=on_track)
+    return None
+
+
+def _leaves_another(turn: Turn, jobs: list[Job], state: State) -> bool:
+    """Whether another lane could work while that turn is taken."""
+    number = NEW_LANE if turn.lane is None else turn.lane
+    places = {(join.job, join.picture): Place(number, join.slot) for join in turn.joins}
+    lanes = [lane for lane in state.lanes if lane.number not in (number, turn.closes)]
+    later = replace(state, lanes=(*lanes, Lane(number, turn.shape)), working=state.working | {number})
+    return _next_turn([_placed(job, places) for job in jobs], later, on_track=True) is not None
+
+
+def _placed(job: Job, places: Mapping[tuple[str, int], Place]) -> Job:
+    pictures = enumerate(job.pictures)
+    return replace(job, pictures=tuple(replace(p, place=places.get((job.name, n), p.place)) for n, p in pictures))
 
 
 @dataclass(frozen=True)
@@ -223,54 +262,57 @@ def _most_urgent_first(jobs: list[Job], state: State) -> list[Job]:
     return jobs
 
 
-def _lane_of(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State) -> _Choice | None:
+def _lane_of(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State, *, on_track: bool) -> _Choice | None:
     """Where a job can go on or begin; None if it cannot now."""
     mine = {picture.place.lane for picture in job.pictures if picture.place is not None}
-    for lane in state.lanes:
+    lanes = [lane for lane in state.lanes if lane.number not in state.working]
+    for lane in lanes:
         if lane.number in mine:
             return _Choice(lane.number, lane.shape)
-    if not job.is_ready or job.left_ms == 0:
+    if not job.is_ready or all(picture.place is not None or picture.left == 0 for picture in job.pictures):
         return None
-    for lane in state.lanes:
+    for lane in lanes:
         if lane.shape in job.shapes and 0 < len(taken.get(lane.number, ())) < lane.shape.slots:
             return _Choice(lane.number, lane.shape)
-    return _new_lane(job, jobs, taken, state)
+    return _new_lane(job, jobs, taken, state, on_track=on_track)
 
 
-def _new_lane(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State) -> _Choice | None:
-    free = state.limits.lanes - len(taken)
+def _new_lane(job: Job, jobs: list[Job], taken: dict[int, set[int]], state: State, *, on_track: bool) -> _Choice | None:
+    used = taken.keys() | state.working
+    free = state.limits.lanes - len(used)
     if free < 1 or (free == 1 < state.limits.lanes and not _is_shortest(job, jobs)):
         return None
-    shape = max(job.shapes, key=lambda shape: _gain(shape, jobs, state.limits))  # of equals the one with fewest slots
-    idle = sorted((lane for lane in state.lanes if lane.number not in taken), key=lambda lane: lane.used)
+    shape = max(job.shapes, key=lambda shape: _gain(shape, jobs, state.limits, on_track=on_track))  # or fewest slots
+    idle = sorted((lane for lane in state.lanes if lane.number not in used), key=lambda lane: lane.used)
     for lane in reversed(idle):
         if lane.shape == shape:
             return _Choice(lane.number, shape)
     return _Choice(None, shape, idle[0].number if idle and len(state.lanes) >= state.limits.lanes else None)
 
 
-def _gain(shape: LoopShape, jobs: Sequence[Job], limits: Limits) -> float:
+def _gain(shape: LoopShape, jobs: Sequence[Job], limits: Limits, *, on_track: bool) -> float:
     """What a new lane of that shape does for its cost with the pictures that it begins with, until all are done."""
     lefts = [picture.left for _, _, picture in islice(_waiting(shape, jobs), shape.slots)]
-    return sum(lefts) / (limits.cost(shape.slots) * max(lefts))
+    return sum(lefts) / (limits.cost(shape.slots, on_track=on_track) * max(lefts))
 
 
 def _is_shortest(job: Job, jobs: list[Job]) -> bool:
     return all(job.left_ms < other.left_ms for other in jobs if other.has_begun)
 
 
-def _turn(choice: _Choice, jobs: list[Job], taken: dict[int, set[int]], limits: Limits) -> Turn:
+def _turn(choice: _Choice, jobs: list[Job], taken: dict[int, set[int]], limits: Limits, *, on_track: bool) -> Turn:
     used = set() if choice.lane is None else taken.get(choice.lane, set())
     joins = tuple(_joins(choice, jobs, used))
     joining = {(join.job, join.picture) for join in joins}
-    lane_call_ms = limits.cost(choice.shape.slots) * max(job.call_ms for job in jobs if choice.shape in job.shapes)
+    picture_call_ms = max(job.call_ms for job in jobs if choice.shape in job.shapes)
+    lane_call_ms = limits.cost(choice.shape.slots, on_track=on_track) * picture_call_ms
     calls = max(1, int(min(limits.turn_calls, limits.turn_ms / max(lane_call_ms, LEAST_CALL_MS))))
     for job in jobs:
         for index, picture in enumerate(job.pictures):
             is_here = picture.place is not None and picture.place.lane == choice.lane
             if is_here or (job.name, index) in joining:
                 calls = min(calls, picture.left, job.pause_calls or calls)
-    return Turn(choice.lane, choice.shape, choice.closes, joins, calls)
+    return Turn(choice.lane, choice.shape, choice.closes, joins, calls, on_track)
 
 
 def _joins(choice: _Choice, jobs: list[Job], used: set[int]) -> Iterator[Join]:

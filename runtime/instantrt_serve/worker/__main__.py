@@ -6,6 +6,8 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.nice(NICENESS)
     from instantrt.engine import TargetOptions
     from instantrt.errors import InstantRTError
+    from instantrt.threads import usable_cpus
     from instantrt.version import __version__
     from instantrt_serve.messages import Stop
     from instantrt_serve.worker.connection import Connection
@@ -34,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     from instantrt_serve.worker.loop import Facts, serve
     from instantrt_serve.worker.maker import PictureMaker
     from instantrt_serve.worker.measure import measure
+    from instantrt_serve.worker.tracks import check_tracks, find_tracks
 
     options = parser().parse_args(arguments)
     connection = Connection(FileIO(os.dup(0)), sink)
@@ -41,10 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         names = ("threads", "device", "runtime_cache", "precision_hint", "openvino_device")
         target_options = TargetOptions(**{name: getattr(options, name) for name in names})
-        with PictureMaker(options.bundle, options.target, target_options) as maker:
+        check_tracks(options.target, options.tracks)
+
+        def open_maker(threads: int | None) -> PictureMaker:
+            return PictureMaker(options.bundle, options.target, replace(target_options, threads=threads))
+
+        with ExitStack() as opened:
+            maker = opened.enter_context(open_maker(target_options.threads))
             measured = measure(maker, options.slots, options.lanes)
+            tracks = find_tracks(maker, measured, open_maker, target_options.threads or usable_cpus(), options.tracks)
+            if tracks is not None:
+                opened.enter_context(tracks.maker)
             facts = Facts(options.bundle.resolve().name, __version__)
-            serve(maker, measured, connection, facts)
+            serve(maker, measured, connection, facts, tracks)
     except InstantRTError as error:
         log("failed", code=error.code, what=error.what, found=error.found, hint=error.hint)
         return 1
@@ -72,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=parse_positive, help="pictures side by side in a lane; measured by default")
     parser.add_argument(
         "--lanes", type=parse_positive, help="lanes that are kept on the device; as many as fit by default"
+    )
+    parser.add_argument(
+        "--tracks", type=parse_positive, help="lanes that work at once, each on its part of the threads; 2 if that pays"
     )
     return parser
 

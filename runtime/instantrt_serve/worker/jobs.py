@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from time import monotonic
 
 import msgspec
 
@@ -64,6 +65,7 @@ class OpenJob:
     decoding: bool = False
     photos: Photos | None = None
     begun_s: float | None = None
+    told_s: float = 0.0
     seed: int = 0
     inputs: list[SlotInputs] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
@@ -131,8 +133,13 @@ class OpenJob:
         self.submit = msgspec.structs.replace(self.submit, face=b"", pose=None)
         self.request = replace(self.request, face=b"", pose=None)
 
+    def is_to_be_told(self, now_s: float) -> bool:
+        """Whether progress without a preview is due."""
+        return now_s >= self.told_s + self.submit.progress_s
+
     def progress(self, preview: bytes | None) -> Progress:
-        """How far it is."""
+        """How far it is, which is told now."""
+        self.told_s = monotonic()
         total = self.calls * len(self.pictures)
         return Progress(self.name, total - sum(picture.left for picture in self.pictures), total, preview)
 

@@ -1,19 +1,20 @@
 """The worker's main loop: messages in, the policy's decision, one turn of the device, answers out.
 
-The main thread owns the device. Photos are decoded and pictures encoded in a few threads beside it, which put what they
-made into the main thread's queue; so no state is shared between threads.
+The main thread owns the device. Photos are decoded and pictures encoded in a few threads beside it. Each track has one
+that does nothing but the network calls of a turn, and while they work, finished pictures are decoded in one more. They
+put what they made into the main thread's queue; so no state is shared between threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic, perf_counter
 
 from instantrt.conditioning.photo import decode_photo
-from instantrt.denoise import DenoiseLoop
+from instantrt.denoise import DenoiseLoop, LoopTimes
 from instantrt.errors import CancelledError, DeviceError, InstantRTError
 from instantrt.prepare import request_table
 from instantrt.request import GenerateRequest
@@ -25,14 +26,16 @@ from instantrt_serve.scheduler.fair import ImaginedDevice, order
 from instantrt_serve.scheduler.policy import Decision, Limits, Place, State, Turn, decide
 from instantrt_serve.worker.connection import Connection, Hangup, Received
 from instantrt_serve.worker.jobs import DeadlineError, OpenJob, OpenPicture, Photos, failed
-from instantrt_serve.worker.lanes import Lanes
+from instantrt_serve.worker.lanes import LaneLoops, Lanes
 from instantrt_serve.worker.log import log, log_bug
 from instantrt_serve.worker.maker import PictureMaker, Pixels
 from instantrt_serve.worker.measure import Measured
+from instantrt_serve.worker.tracks import Tracks
 
 DECODE_AHEAD = 16  # jobs whose photos are decoded before their turn: those that may share a lane are among them
 THREADS = 2  # for photos and pictures
-BEAT_S = 1.0  # at most between two, and as often as jobs come, begin and end
+BEAT_S = 1.0  # at most between two
+LEAST_BEAT_S = 0.25  # at least, while there are jobs: each costs the other process a moment of a core
 OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"  # the one failure of a driver after which it still works
 SMOOTHING = 0.2  # weight of the newest turn in the mean time of a call
 
@@ -53,14 +56,24 @@ class Worker:
         measured: what is known of the device.
         connection: to the API process.
         facts: about itself.
+        tracks: where the CPU has them.
     """
 
-    def __init__(self, maker: PictureMaker, measured: Measured, connection: Connection, facts: Facts) -> None:
-        self._maker, self._measured, self._connection, self._facts = maker, measured, connection, facts
-        self._lanes = Lanes(maker.open_loop, measured.lanes)
-        self._lanes.adopt(measured.loop)
-        if measured.lanes > 1:  # so that the first job that overtakes another need not wait for its lane
-            self._lanes.open(measured.loop.shape)
+    def __init__(
+        self,
+        maker: PictureMaker,
+        measured: Measured,
+        connection: Connection,
+        facts: Facts,
+        tracks: Tracks | None = None,
+    ) -> None:
+        self._whole, self._measured, self._connection, self._facts = maker, measured, connection, facts
+        self._tracks = tracks
+        self._on_tracks = ThreadPoolExecutor(1 if tracks is None else tracks.count, thread_name_prefix="track")
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decoder")  # while tracks work
+        self._working: dict[int, float] = {}  # when the lanes on tracks began
+        self._lanes = Lanes(lambda shape: self._lane(maker.open_loop(shape, loaded=False)), measured.lanes)
+        self._warm_up()
         self._call_ms = dict(measured.call_ms)
         self._jobs: dict[str, OpenJob] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
@@ -76,6 +89,9 @@ class Worker:
             while not self._is_over():
                 self._receive(0)
                 self._decode_ahead()
+                if self._is_held_up():
+                    self._receive(BEAT_S)
+                    continue
                 decision = decide(self._state())
                 self._expire(decision)
                 if decision.turn is None:
@@ -85,19 +101,28 @@ class Worker:
                 self._beat()
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
+            self._on_tracks.shutdown()
+            self._decoder.shutdown(cancel_futures=True)
             self._lanes.close()
 
     def _is_over(self) -> bool:
         return self._abandoned or (self._stopping and not self._jobs)
 
+    def _is_held_up(self) -> bool:
+        """Whether a turn on a track takes so long that nothing is to be said until it ends.
+
+        Then a hung track looks like what it is to those who watch for words of this process.
+        """
+        return any(monotonic() > began_s + BEAT_S for began_s in self._working.values())
+
     def _send(self, message: FromWorker) -> None:
         self._connection.send(message)
 
     def _ready(self) -> Ready:
-        sizes, measured = self._maker.bundle.manifest.sizes, self._measured
+        sizes, measured = self._whole.bundle.manifest.sizes, self._measured
         return Ready(
             model=self._facts.model,
-            target=self._maker.target.name,
+            target=self._whole.target.name,
             sizes={"default": sizes.default, "min": sizes.min, "max": sizes.max},
             slots=measured.slots,
             call_ms=measured.call_ms,
@@ -107,8 +132,9 @@ class Worker:
     def _beat(self, *, opens_lane: bool = False) -> None:
         begun = sum(job.begun_s is not None for job in self._jobs.values())
         counts, now_s = (len(self._jobs) - begun, begun, self._received, opens_lane), monotonic()
-        if counts == self._beaten and now_s < self._beaten_s + BEAT_S:
-            return  # each costs the other process a moment of a core
+        pause_s = BEAT_S if counts == self._beaten else LEAST_BEAT_S if self._jobs and not opens_lane else 0.0
+        if now_s < self._beaten_s + pause_s:
+            return
         self._beaten, self._beaten_s = counts, now_s
         backlog_ms = sum(job.left_ms + self._measured.fixed_ms for job in self._jobs.values())
         self._send(Beat(len(self._jobs) - begun, begun, backlog_ms, self._received, opens_lane))
@@ -141,9 +167,9 @@ class Worker:
         if self._stopping:
             raise CancelledError("the worker is stopping")
         request = GenerateRequest(face=submit.face, pose=submit.pose, **submit.fields)  # type: ignore[arg-type]
-        shape = self._maker.shape(request, self._measured.slots)
-        wider = self._maker.wider(shape, self._measured.slot_costs)
-        table = request_table(request, self._maker.bundle.scheduler)
+        shape = self._whole.shape(request, self._measured.slots)
+        wider = self._whole.wider(shape, self._measured.slot_costs)
+        table = request_table(request, self._whole.bundle.scheduler)
         one_ms = call_ms(self._call_ms, shape.width, shape.height, shape.guidance_batch) / shape.slots
         pictures = [OpenPicture(len(table.rows)) for _ in range(request.samples)]
         job = self._jobs[submit.job] = OpenJob(submit, request, shape, wider, table, one_ms, monotonic(), pictures)
@@ -180,7 +206,7 @@ class Worker:
                 job.decoding = True
                 self._beside(job, partial(self._decode_photos, job))
 
-    def _beside(self, job: OpenJob, work: Callable[[], None]) -> None:
+    def _beside(self, job: OpenJob, work: Callable[[], None], threads: ThreadPoolExecutor | None = None) -> None:
         """Do something for a job in a thread; if it fails, so does the job."""
 
         def run() -> None:
@@ -189,7 +215,7 @@ class Worker:
             except Exception as error:
                 self._connection.put(partial(self._fail_beside, job, error))
 
-        self._threads.submit(run)
+        (threads or self._threads).submit(run)
 
     def _fail_beside(self, job: OpenJob, error: Exception) -> None:
         if self._jobs.get(job.name) is job:
@@ -201,6 +227,15 @@ class Worker:
         photos = Photos(decode_photo(submit.face), None if submit.pose is None else decode_photo(submit.pose))
         job.add_stages({"photo": (perf_counter() - start) * 1e3})
         self._connection.put(partial(job.keep_photos, photos))
+
+    def _decode_picture(self, job: OpenJob, index: int, latents: Latents) -> None:
+        """In a thread, while others work on tracks."""
+        assert self._tracks is not None
+        start = perf_counter()
+        pixels = self._tracks.maker.decode(latents)
+        job.decoded_s = monotonic()
+        job.add_stages({"decode": (perf_counter() - start) * 1e3})
+        self._encode_picture(job, index, pixels)
 
     def _encode_picture(self, job: OpenJob, index: int, pixels: Pixels) -> None:
         """In a thread; the last picture's sends the answer, so that it does not wait for the next turn's end."""
@@ -219,11 +254,32 @@ class Worker:
 
     # The device
 
+    @property
+    def _maker(self) -> PictureMaker:
+        """The networks that are used next: on one track's threads if others are at work."""
+        return self._tracks.maker if self._tracks is not None and self._working else self._whole
+
+    def _lane(self, whole: DenoiseLoop) -> LaneLoops:
+        return LaneLoops(whole) if self._tracks is None else self._tracks.lane(whole)
+
+    def _warm_up(self) -> None:
+        """Lanes for the first jobs, so that none of them need wait for its lane."""
+        loop = self._measured.loop
+        first = self._lanes.adopt(self._lane(loop))
+        if self._tracks is not None:
+            self._lanes.use(first, on_track=True)
+        for _ in range(1, min(self._measured.lanes, 2 if self._tracks is None else self._tracks.count)):
+            self._lanes.open(loop.shape, on_track=self._tracks is not None)
+
     def _state(self) -> State:
         jobs = tuple(job.for_policy() for job in self._jobs.values() if job.waits_for_device)
-        measured = self._measured
+        lanes, working = self._lanes.lanes(), frozenset(self._working)
+        return State(jobs, self._imagined.jobs, lanes, self._limits(), monotonic(), working)
+
+    def _limits(self) -> Limits:
+        measured, tracks = self._measured, self._tracks
         limits = Limits(self._lanes.bound, fixed_ms=measured.fixed_ms, slot_costs=measured.slot_costs)
-        return State(jobs, self._imagined.jobs, self._lanes.lanes(), limits, monotonic())
+        return limits if tracks is None else replace(limits, tracks=tracks.count, track_costs=tracks.costs)
 
     def _expire(self, decision: Decision) -> None:
         for name in decision.expired:
@@ -237,17 +293,29 @@ class Worker:
     def _take(self, turn: Turn) -> None:
         """One turn of a lane: pictures join, the networks are called, and finished pictures leave."""
         number = turn.lane
-        if number is None:
+        if number is None or not self._lanes.is_loaded(number, on_track=turn.on_track):
             self._beat(opens_lane=True)
+        if number is None:
             opened: list[int | None] = []
             first = turn.joins[0].job
-            if not self._guarded(first, lambda: opened.append(self._lanes.open(turn.shape, turn.closes))):
+            opens = partial(self._lanes.open, turn.shape, turn.closes, on_track=turn.on_track)
+            if not self._guarded(first, lambda: opened.append(opens())):
                 return
             number = opened[0]
-        if number is not None:
-            loop = self._lanes.use(number)
-            self._join(number, loop, turn)
-            self._run(number, loop, turn)
+        if number is None:
+            return
+        loop = self._lanes.use(number, on_track=turn.on_track)
+        self._join(number, loop, turn)
+        if not self._here(number):  # all that joined have failed
+            return
+        if turn.on_track:
+            self._working[number] = monotonic()
+            run = self._on_tracks.submit(lambda: loop.run(turn.calls))
+            run.add_done_callback(
+                lambda run: self._connection.put(partial(self._end_on_track, number, loop, turn, run))
+            )
+        else:
+            self._end(number, loop, turn, loop.run(turn.calls))
 
     def _join(self, number: int, loop: DenoiseLoop, turn: Turn) -> None:
         for name in dict.fromkeys(join.job for join in turn.joins):
@@ -273,22 +341,28 @@ class Worker:
         assert job.photos is not None
         job.begun_s = monotonic()
         self._send(job.progress(None))
-        prepared = self._maker.prepare(job.request, job.photos)
+        prepared = self._whole.prepare(job.request, job.photos, self._maker.clock)
         job.photos, job.seed = None, prepared.seed
         job.inputs, text_warnings = self._maker.condition(prepared, job.table, job.shape.guidance_batch)
-        job.warnings = self._maker.target.warnings + prepared.identity.warnings + text_warnings
+        job.warnings = self._whole.target.warnings + prepared.identity.warnings + text_warnings
 
-    def _run(self, number: int, loop: DenoiseLoop, turn: Turn) -> None:
-        here = [
+    def _here(self, number: int) -> list[tuple[OpenJob, int, OpenPicture]]:
+        """Who is in a lane."""
+        return [
             (job, index, picture)
             for job in self._jobs.values()
             for index, picture in enumerate(job.pictures)
             if picture.place is not None and picture.place.lane == number
         ]
-        if not here:  # all that joined have failed
-            return
-        times = loop.launch(turn.calls).finish().call_ms
-        self._learn(loop, times)
+
+    def _end_on_track(self, number: int, loop: DenoiseLoop, turn: Turn, run: Future[LoopTimes]) -> None:
+        del self._working[number]
+        self._end(number, loop, turn, run.result())
+
+    def _end(self, number: int, loop: DenoiseLoop, turn: Turn, run: LoopTimes) -> None:
+        """A lane has done its turn: progress is told, and finished pictures leave."""
+        here, times = self._here(number), run.call_ms
+        self._learn(loop, times, on_track=turn.on_track)
         work_ms = sum(job.call_ms for job, _, _ in here) * turn.calls
         for _, _, picture in here:
             picture.left -= turn.calls
@@ -300,11 +374,11 @@ class Worker:
             if picture.left == 0 and job.name in self._jobs:
                 self._guarded(job.name, partial(self._finish, job, index, loop))
 
-    def _learn(self, loop: DenoiseLoop, times_ms: tuple[float, ...]) -> None:
-        """Keep the mean time of a call of the narrowest lane of this size."""
+    def _learn(self, loop: DenoiseLoop, times_ms: tuple[float, ...], *, on_track: bool) -> None:
+        """Keep the mean time of a call of the narrowest lane of this size on the whole device."""
         name = shape_name(loop.shape.width, loop.shape.height, loop.shape.guidance_batch)
-        costs, slots = self._measured.slot_costs, self._measured.slots
-        newest = sum(times_ms) / len(times_ms) * slots / costs.get(loop.shape.slots, loop.shape.slots)
+        cost = self._limits().cost(loop.shape.slots, on_track=on_track)
+        newest = sum(times_ms) / len(times_ms) * self._measured.slots / cost
         self._call_ms[name] = newest + (1 - SMOOTHING) * (self._call_ms.get(name, newest) - newest)
 
     def _tell(self, job: OpenJob, loop: DenoiseLoop) -> None:
@@ -315,7 +389,8 @@ class Worker:
             latents = self._maker.latents(loop, first.place.slot)
             input_scale = float(job.table.rows[job.calls - first.left, 0])
             preview = preview_picture(self._measured.preview(latents, input_scale))
-        self._send(job.progress(preview))
+        if preview is not None or job.is_to_be_told(monotonic()):
+            self._send(job.progress(preview))
 
     def _finish(self, job: OpenJob, index: int, loop: DenoiseLoop) -> None:
         """Decode a picture that has had all its calls, and have it encoded."""
@@ -326,14 +401,26 @@ class Worker:
         with clock.stage("download"):
             latents: Latents = self._maker.latents(loop, picture.place.slot)
         picture.place = None
-        pixels = self._maker.decode(latents)
+        if self._working:
+            job.add_stages(clock.read_ms())
+            self._beside(job, partial(self._decode_picture, job, index, latents), self._decoder)
+            return
+        with clock.stage("decode"):
+            pixels = self._whole.decode(latents)
         job.decoded_s = monotonic()
         job.add_stages(clock.read_ms())
         self._beside(job, partial(self._encode_picture, job, index, pixels))
 
 
-def serve(maker: PictureMaker, measured: Measured, connection: Connection, facts: Facts) -> None:
+def serve(maker: PictureMaker, measured: Measured, connection: Connection, facts: Facts, tracks: Tracks | None) -> None:
     """Run a worker until it is done, and say so in the log."""
-    log("ready", slot_costs=str(measured.slot_costs), lanes=measured.lanes, fixed_ms=measured.fixed_ms)
-    Worker(maker, measured, connection, facts).run()
+    log(
+        "ready",
+        slot_costs=str(measured.slot_costs),
+        lanes=measured.lanes,
+        fixed_ms=measured.fixed_ms,
+        tracks=1 if tracks is None else tracks.count,
+        track_costs=None if tracks is None else str(tracks.costs),
+    )
+    Worker(maker, measured, connection, facts, tracks).run()
     log("stopped")

@@ -81,17 +81,17 @@ class PictureMaker:
         wider = (replace(shape, slots=count) for count in counts if count > shape.slots)
         return tuple(wide for wide in wider if accepts_loop(self.target, wide))
 
-    def open_loop(self, shape: LoopShape) -> DenoiseLoop:
-        """The denoise loop of a new lane."""
-        return DenoiseLoop(self.target, self.bundle.dims, self.bundle.precision, shape)
+    def open_loop(self, shape: LoopShape, *, loaded: bool = True, shared: DenoiseLoop | None = None) -> DenoiseLoop:
+        """A denoise loop; the last arguments are those of :class:`DenoiseLoop`."""
+        return DenoiseLoop(self.target, self.bundle.dims, self.bundle.precision, shape, loaded=loaded, shared=shared)
 
-    def prepare(self, request: GenerateRequest, photos: Photos) -> Prepared:
-        """The face stage of a request.
+    def prepare(self, request: GenerateRequest, photos: Photos, clock: StageClock) -> Prepared:
+        """The face stage of a request, timed by ``clock``.
 
         Raises:
             PhotoError: no face in one of the photos.
         """
-        return self.preparation.prepare_decoded(request, photos.face, photos.pose, self.clock.stage)
+        return self.preparation.prepare_decoded(request, photos.face, photos.pose, clock.stage)
 
     def condition(
         self, prepared: Prepared, table: StepTable, guidance_batch: int
@@ -119,8 +119,7 @@ class PictureMaker:
         """
         if not all_finite(latents):
             raise NotFiniteError("identitynet or unet", "the latents after the last call")
-        with self.clock.stage("decode"):
-            decoded = self._vae({"latents": latents[None]})
+        decoded = self._vae({"latents": latents[None]})
         require_finite("vae_decoder", "images", decoded["magnitude"])
         pixels: Pixels = decoded["images"][0]
         return pixels

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Protocol, runtime_checkable
 
@@ -18,12 +19,11 @@ import numpy as np
 
 from instantrt.conditioning.identity import Identity
 from instantrt.conditioning.keypoints import draw_keypoints
-from instantrt.denoise import DenoiseLoop, SlotInputs
+from instantrt.denoise import DenoiseLoop, LoopShape, SlotInputs
 from instantrt.device import Device
 from instantrt.errors import NoFaceError
 from instantrt.prepare import Prepared, request_table
 from instantrt.request import GenerateRequest
-from instantrt.slots import Latents
 from instantrt_serve.estimate import shape_name
 from instantrt_serve.worker.lanes import NO_ROOM
 from instantrt_serve.worker.maker import PictureMaker
@@ -34,7 +34,8 @@ NEARLY_FREE = 1.25  # times a call with fewer slots: idle slots cost so little t
 LEAST_GAIN = 1.02  # of pictures per time, for which lanes with more slots are worth it
 MAX_LANES = 24
 MEMORY_SHARE = 0.8  # of what is free that further lanes may take
-CALLS = 5  # timed, after one that is not
+ROUNDS = 5  # in which all that is compared takes turns, after one that is not timed
+CALLS = 2  # of each in a round
 STEPS = 4  # of the picture that previews are fitted to
 FACE = ((0.38, 0.42), (0.62, 0.42), (0.5, 0.55), (0.41, 0.68), (0.59, 0.68))  # keypoints in parts of the picture
 
@@ -65,6 +66,16 @@ class Measured:
         """Of the narrowest lanes."""
         return next(iter(self.slot_costs))
 
+    @property
+    def rate(self) -> float:
+        """The most calls of one picture that are done in the time of one, with the slots that do most."""
+        return max(slots / cost for slots, cost in self.slot_costs.items())
+
+    @property
+    def shapes(self) -> dict[int, LoopShape]:
+        """Of lanes for the default size, by slots."""
+        return {slots: replace(self.loop.shape, slots=slots) for slots in self.slot_costs}
+
 
 def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = None) -> Measured:
     """Warm up the networks and measure them.
@@ -74,19 +85,15 @@ def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = N
         slots: take so many instead of what pays.
         lanes: take so many instead of what fits.
     """
-    request = GenerateRequest(face=b"", prompt="portrait photo of a person", steps=STEPS, seed=0)
-    prepared, table = _nobody(maker, request), request_table(request, maker.bundle.scheduler)
     _find_no_face(maker)
-    guidance_batch = maker.shape(request, 1).guidance_batch
     fixed_ms = 0.0
     for _ in range(2):  # the first time is not that of later ones
-        maker.clock.restart()
         start = perf_counter()
-        inputs = maker.kept(maker.condition(prepared, table, guidance_batch)[0][0])
+        inputs = nobodys_inputs(maker)
         fixed_ms = (perf_counter() - start) * 1e3
-    before = _used_bytes(maker.device)
-    loop, times_ms = _timed_loops(maker, request, inputs, SLOTS if slots is None else (slots,))
-    lane_bytes = max(1, _used_bytes(maker.device) - before)
+    before = used_bytes(maker.device)
+    loop, times_ms = _timed_loops(maker, inputs, SLOTS if slots is None else (slots,))
+    lane_bytes = max(1, used_bytes(maker.device) - before)
     preview, decode_ms = _preview(maker, loop, inputs)
     width, height, batch = loop.shape.width, loop.shape.height, loop.shape.guidance_batch
     fitting = 1 + int(MEMORY_SHARE * free_bytes(maker.device)) // lane_bytes
@@ -100,8 +107,18 @@ def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = N
     )
 
 
+NOBODYS = GenerateRequest(face=b"", prompt="portrait photo of a person", steps=STEPS, seed=0)
+"""The request that is measured; its person has a face of random numbers in the middle of the picture."""
+
+
+def nobodys_inputs(maker: PictureMaker) -> SlotInputs:
+    """Its slot's inputs, always the same."""
+    table, guidance_batch = request_table(NOBODYS, maker.bundle.scheduler), maker.shape(NOBODYS, 1).guidance_batch
+    maker.clock.restart()
+    return maker.kept(maker.condition(_nobody(maker, NOBODYS), table, guidance_batch)[0][0])
+
+
 def _nobody(maker: PictureMaker, request: GenerateRequest) -> Prepared:
-    """A request of nobody: a face of random numbers in the middle of the picture."""
     width, height = maker.size(request)
     keypoints = np.array(FACE, np.float32) * np.array([width, height], np.float32)
     embedding = np.random.default_rng(0).standard_normal(maker.bundle.dims.face_embedding_width).astype(np.float32)
@@ -117,15 +134,13 @@ def _find_no_face(maker: PictureMaker) -> None:
 
 
 def _timed_loops(
-    maker: PictureMaker, request: GenerateRequest, inputs: SlotInputs, counts: Sequence[int]
+    maker: PictureMaker, inputs: SlotInputs, counts: Sequence[int]
 ) -> tuple[DenoiseLoop, dict[int, float]]:
     """The loop with the fewest slots of those that are worth it, and the times of a call of all of these by slots."""
     loops: dict[int, DenoiseLoop] = {}
-    times_ms: dict[int, float] = {}
-    latents: list[Latents] = []  # of every slot of every loop
     with ExitStack() as opened:
         for count in counts:
-            shape = maker.shape(request, count)
+            shape = maker.shape(NOBODYS, count)
             if loops and shape.slots != count:
                 continue
             try:
@@ -135,8 +150,8 @@ def _timed_loops(
                     raise
                 break
             loops[shape.slots] = loop
-            times_ms[shape.slots] = _time_call(loop, inputs)
-            latents.extend(loop.latents())
+        times_ms = least_ms({count: [loop] for count, loop in loops.items()}, inputs)
+        latents = [slot for loop in loops.values() for slot in loop.latents()]
         exact = all(np.array_equal(slot, latents[0]) for slot in latents)
         kept = worthwhile(times_ms, exact=exact)
         first = loops.pop(kept[0])
@@ -146,12 +161,27 @@ def _timed_loops(
     return first, {count: times_ms[count] for count in kept}
 
 
-def _time_call(loop: DenoiseLoop, inputs: SlotInputs) -> float:
-    """Milliseconds of a call; afterwards each slot's latents are those after its last one."""
-    for slot in range(loop.shape.slots):
-        loop.load_slot(slot, inputs)
-    loop.run(1)
-    return median(loop.run(CALLS).call_ms)
+def least_ms(sets: Mapping[int, Sequence[DenoiseLoop]], inputs: SlotInputs) -> dict[int, float]:
+    """Milliseconds of a call of each set of loops, which work at once; the sets take turns.
+
+    The least of all times, as whatever else goes on can only add to it. Afterwards the latents of all slots are those
+    after equally many calls.
+    """
+    times_ms: dict[int, list[float]] = {key: [] for key in sets}
+    with ThreadPoolExecutor(max(map(len, sets.values()))) as threads:
+
+        def run(loops: Sequence[DenoiseLoop], calls: int) -> float:
+            return max(min(times.call_ms) for times in threads.map(partial(DenoiseLoop.run, calls=calls), loops))
+
+        for loops in sets.values():
+            for loop in loops:
+                for slot in range(loop.shape.slots):
+                    loop.load_slot(slot, inputs)
+            run(loops, 1)
+        for _ in range(ROUNDS):
+            for key, loops in sets.items():
+                times_ms[key].append(run(loops, CALLS))
+    return {key: min(times) for key, times in times_ms.items()}
 
 
 def worthwhile(times_ms: Mapping[int, float], *, exact: bool) -> list[int]:
@@ -201,7 +231,8 @@ def free_bytes(device: Device) -> int:
     return 0
 
 
-def _used_bytes(device: Device) -> int:
+def used_bytes(device: Device) -> int:
+    """Memory that is taken: of the GPU, or by this process."""
     if isinstance(device, HasMemory):
         free, total = device.memory_bytes()
         return total - free
