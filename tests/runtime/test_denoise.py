@@ -132,6 +132,24 @@ def test_the_loop_applies_every_row_of_the_table_in_order(rows: int, guidance_ba
     assert len(times.call_ms) == len(times.overhead_us) == rows
 
 
+def test_two_loops_on_the_same_buffers_go_on_where_the_other_stopped() -> None:
+    slot, loop = random_slot(10), make_loop()[0]
+    others = LinearTarget()
+    other = DenoiseLoop(others, DIMS, "fp32", loop.shape, loaded=False, shared=loop)
+    assert not other.is_loaded
+    loop.load_slot(0, slot)
+    loop.run(3)
+    other.load()
+    other.run(4)
+    loop.unload()
+    loop.load()
+    loop.run(3)
+    np.testing.assert_allclose(loop.latents()[0], expected_latents(slot), rtol=1e-4, atol=1e-6)
+    assert [engine.runs for engine in others.engines] == [4, 4]
+    other.close()
+    assert loop.latents().shape == (1, 4, 16, 16), "the buffers are the first one's"
+
+
 def test_a_run_that_is_launched_before_another_is_finished_leaves_that_ones_times_alone() -> None:
     loop, _ = make_loop()
     loop.load_slot(0, random_slot(200))

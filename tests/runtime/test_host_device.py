@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from threading import Thread
+
 import numpy as np
 import pytest
 
-from instantrt.device.host import HostBuffer, HostDevice
+from instantrt.device.host import HostBuffer, HostDevice, HostEvent
 
 F32 = np.dtype(np.float32)
 
@@ -39,6 +41,18 @@ def test_a_captured_copy_runs_at_each_launch_and_not_before() -> None:
         device.upload(np.full(2, value, np.float32), source)
         graph.launch()
         np.testing.assert_array_equal(device.download(destination), [value, value])
+
+
+def test_a_capture_leaves_other_threads_alone() -> None:
+    device, event = HostDevice(), HostEvent()
+
+    def work() -> None:
+        other = Thread(target=device.stream.record, args=(event,))
+        other.start()
+        other.join()
+        assert event.is_done
+
+    device.capture(work)
 
 
 def test_capturing_inside_a_capture_is_refused_and_leaves_the_stream_usable() -> None:

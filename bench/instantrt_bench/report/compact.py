@@ -35,6 +35,7 @@ def compact(latency: Sequence[ResultFile], figures: Mapping[str, Any]) -> dict[s
         "schema": SCHEMA,
         "created": latency[0].created if latency else None,
         **figures,
+        "machine": _nameless(figures.get("machine")),
         "versions": {name: version for name, version in latency[0].versions.items() if version} if latency else {},
         "columns": {"medians": MEDIAN_COLUMNS, "ratios": BASELINES, "growth": GROWTH_COLUMNS},
         "latency": {f"threads={results.threads}": _latency(results) for results in latency},
@@ -52,6 +53,11 @@ def compact_text(data: Any, depth: int = 0) -> str:
 def markdown(data: Mapping[str, Any]) -> str:
     """The same figures as tables."""
     return "\n".join(_page(data)) + "\n"
+
+
+def _nameless(machine: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a machine is, without the name that it has in its network."""
+    return None if machine is None else {key: value for key, value in machine.items() if key != "host"}
 
 
 def _latency(results: ResultFile) -> dict[str, Any]:
@@ -126,7 +132,8 @@ def _section(threads: str, latency: Mapping[str, Any]) -> Iterator[str]:
     yield f"\n## Latency, {threads}\n"
     yield "Median in ms, then how many times faster than `reference-eager` with the 95 % interval.\n"
     systems = list(dict.fromkeys(name for rows in latency["medians"].values() for name in rows))
-    yield from _table(["request", *systems], ([id_, *_cells(latency, id_, systems)] for id_ in latency["medians"]))
+    names = _request_names(list(latency["medians"]))
+    yield from _table(["request", *systems], ([name, *_cells(latency, id_, systems)] for id_, name in names.items()))
     notes = [f"* {note}" for note in (*latency["flags"], *latency["failed"])]
     yield from ["", *notes] if notes else []
     means = list(_geometric_means(latency["ratios"]))
@@ -136,6 +143,13 @@ def _section(threads: str, latency: Mapping[str, Any]) -> Iterator[str]:
     yield "\nGrowth: least squares; of the peak: denoising at the first and at the last value.\n"
     header = ["system", "grows with", "fixed ms", "slope", "r\u00b2", "largest residual ms", "of the peak"]
     yield from _table(header, _growth_cells(latency["growth"]))
+
+
+def _request_names(ids: Sequence[str]) -> dict[str, str]:
+    """What tells each request from the others, by its id."""
+    parts = {id_: id_.split("/") for id_ in ids}
+    common = set.intersection(*map(set, parts.values())) if len(ids) > 1 else set()
+    return {id_: ", ".join(p.replace("=", " ") for p in own if p not in common) for id_, own in parts.items()}
 
 
 def _cells(latency: Mapping[str, Any], scenario: str, systems: Sequence[str]) -> Iterator[str]:
