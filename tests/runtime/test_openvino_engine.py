@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -266,6 +267,30 @@ def test_without_the_package_the_extra_is_named(nano_bundle: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"instantrt\[openvino\]"):
         InstantID.load(nano_bundle, target="openvino")
+
+
+def test_an_interrupt_is_one_after_two_targets_are_gone(bundle: Bundle) -> None:
+    """Two cores would leave a stack for signals that is gone, and the first signal would end the process."""
+    code = """if True:
+        import gc, os, signal, sys, time
+        from pathlib import Path
+        from instantrt.bundle import Bundle
+        from instantrt.engine import TargetOptions
+        from instantrt.engine.openvino import OpenVinoTarget
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        bundle = Bundle.open(Path(sys.argv[1]))
+        targets = [OpenVinoTarget(bundle, TargetOptions(threads=1)) for _ in range(2)]
+        while targets:
+            targets.pop(0).close()
+            gc.collect()
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            sys.exit(3)
+    """
+    status = subprocess.run([sys.executable, "-c", code, str(bundle.folder)], check=False, timeout=60).returncode
+    assert status == 3
 
 
 # ---- devices ----

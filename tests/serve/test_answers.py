@@ -158,7 +158,7 @@ async def test_a_full_disk_before_the_work_is_a_clear_error(
 ) -> None:
     async with serve() as client:
         with monkeypatch.context() as full:
-            full.setattr("instantrt_serve.accounts.ledger.insert", _no_space)
+            full.setattr("instantrt_serve.accounts.ledger.reserve", _no_space)
             answer = await client.make(version)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage")
         assert answer.headers["retry-after"]

@@ -7,7 +7,8 @@ On a CPU it is worth its place where bf16 has hardware of its own (AMX, AVX-512 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from instantrt.threads import useful_threads
 
 CAPABILITIES: dict[PrecisionHint, str] = {"f32": "FP32", "bf16": "BF16"}
 """What OpenVINO calls a device's ability to compute in each."""
+EXACT_NETWORKS = ("face_detector", "face_encoder", "time_embedding")
+"""Computed in fp32 also where bf16 is asked for. They run once a request and are fp32 for their digits: bf16 has none
+in which the time steps 997 and 1000 differ, so that time embeddings would be a quarter off."""
 ANY_SIZE = -1  # of an axis
 
 
@@ -42,6 +46,16 @@ def import_openvino() -> Any:
     except ImportError as error:
         raise MissingExtraError(f"Running on {OPENVINO}", "openvino", str(error)) from error
     return openvino
+
+
+@cache
+def kept(core: Callable[[], Any]) -> Any:
+    """OpenVINO's core, made once and never given up.
+
+    With its first network a core gives the thread a stack for signals, and takes it back when it goes. Of two cores,
+    the one that goes last restores the other's, which is gone: Ctrl-C would then end the process without a word.
+    """
+    return core()
 
 
 class OpenVinoTarget:
@@ -69,11 +83,12 @@ class OpenVinoTarget:
         self.residency: Residency = "staged" if options.residency == "staged" else "resident"
         self._ov = import_openvino()
         self._bundle, self._ranges = bundle, ExportedRanges(bundle)
-        self._core = self._ov.Core()
+        self._core = kept(self._ov.Core)
         self._place = find_device(self._core.available_devices, options.openvino_device or "CPU", options.device or 0)
         threads, self.warnings = (0, ()) if options.threads is None else useful_threads(options.threads)
         hint = self._precision(options.precision_hint)
         self._config = compile_config(self._place, threads, hint)
+        self._exact = compile_config(self._place, threads, "f32" if hint == "bf16" else hint)
         self._cache = None if options.runtime_cache is None else CompiledCache(options.runtime_cache)
         self.device = HostDevice()
 
@@ -132,9 +147,14 @@ class OpenVinoTarget:
             )
         return hint
 
+    def _config_of(self, network: str) -> dict[str, Any]:
+        """How a network is compiled."""
+        return self._exact if network in EXACT_NETWORKS else self._config
+
     def _check_precision(self, network: str, compiled: Any) -> None:
         """What a device does not have in hardware it may replace without a word."""
-        asked, found = self._config.get("INFERENCE_PRECISION_HINT"), compiled.get_property("INFERENCE_PRECISION_HINT")
+        asked = self._config_of(network).get("INFERENCE_PRECISION_HINT")
+        found = compiled.get_property("INFERENCE_PRECISION_HINT")
         if asked is not None and found != getattr(self._ov.Type, asked):
             raise DeviceError(
                 f"OpenVINO does not compute {network} in {asked} on its device {self._place}",
@@ -148,7 +168,7 @@ class OpenVinoTarget:
         name = self._cache_name(contract, symbols)
         blob = self._cache.read(name)
         if blob is not None:
-            return self._core.import_model(self._ov.Tensor(blob), self._place, self._config)
+            return self._core.import_model(self._ov.Tensor(blob), self._place, self._config_of(contract.name))
         compiled = self._compile(path, contract, symbols)
         exported = BytesIO()
         compiled.export_model(exported)
@@ -165,7 +185,7 @@ class OpenVinoTarget:
                 "place": self._place,
                 "device": self._core.get_property(self._place, "FULL_DEVICE_NAME"),
                 "capabilities": self._core.get_property(self._place, "OPTIMIZATION_CAPABILITIES"),
-                "config": self._config,
+                "config": self._config_of(contract.name),
                 "files": {name: files[name].sha256 for name in network_files(contract.name) if name in files},
                 "symbols": dict(symbols),
             },
@@ -179,7 +199,7 @@ class OpenVinoTarget:
             raise BundleError(f"OpenVINO cannot read {path.name}", found=str(error), hint=hint) from error
         if symbols:
             model.reshape({spec.name: fixed_shape(spec, symbols) for spec in contract.inputs})
-        return self._core.compile_model(model, self._place, self._config)
+        return self._core.compile_model(model, self._place, self._config_of(contract.name))
 
 
 class OpenVinoEngine:
