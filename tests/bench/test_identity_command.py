@@ -24,7 +24,7 @@ from instantrt.conditioning.conditions import Conditions
 from instantrt.conditioning.face import Face, FaceStage
 from instantrt.conditioning.framing import frame_photo
 from instantrt.conditioning.photo import decode_photo
-from instantrt.engine.openvino import import_openvino
+from instantrt.engine.openvino import import_openvino, kept
 from instantrt_bench.cases.manifest import default_manifest
 from instantrt_bench.identity.face_conditions import FaceConditions
 from instantrt_bench.identity.judges.judge import Judge, faceres_judge
@@ -79,7 +79,7 @@ def test_on_nano_conditions_are_checked_and_likeness_is_honestly_not_judged(
 def test_a_target_told_to_compute_in_bf16_is_judged_as_such(
     nano_bundle: Path, nano_checkpoint: Path, tmp_path: Path
 ) -> None:
-    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in kept(import_openvino().Core).get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bf16")
     out, target = tmp_path / "identity.json", ("--target", "openvino", "--precision-hint", "bf16")
     assert identity(nano_bundle, nano_checkpoint, out, *SHORT, *target) == 0

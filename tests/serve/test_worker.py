@@ -267,12 +267,13 @@ def test_lanes_that_do_not_fit_lower_the_bound_and_fail_nobody(
     assert len(answers(said)) == len(MIXED)
 
 
+def lost(*_: Any) -> Any:
+    raise DeviceError("working", found="it fell off the bus", hint="restart", driver_code="CUDA_ERROR_UNKNOWN")
+
+
 def test_a_lost_device_ends_the_worker_after_its_job_is_answered(
     serve: Serve, maker: PictureMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(*_: Any) -> Any:
-        raise DeviceError("decoding", found="it fell off the bus", hint="restart", driver_code="CUDA_ERROR_UNKNOWN")
-
     monkeypatch.setattr(maker, "decode", lost)
     with pytest.raises(DeviceError):
         serve(serve.submit("last"))
@@ -389,9 +390,6 @@ def test_a_job_is_cancelled_while_its_lane_is_at_work_on_a_track(serve: Serve, t
 def test_what_goes_wrong_on_a_track_ends_the_worker(
     serve: Serve, tracks: Tracks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(*_: Any) -> Any:
-        raise DeviceError("launching", found="it fell off the bus", hint="restart", driver_code="CUDA_ERROR_UNKNOWN")
-
     monkeypatch.setattr(DenoiseLoop, "run", lost)
     with pytest.raises(DeviceError):
         serve(serve.submit("one"), serve.submit("two", account="b"), tracks=tracks)

@@ -37,6 +37,8 @@ MEMORY_SHARE = 0.8  # of what is free that further lanes may take
 ROUNDS = 5  # in which all that is compared takes turns, after one that is not timed
 CALLS = 2  # of each in a round
 STEPS = 4  # of the picture that previews are fitted to
+NOBODYS = GenerateRequest(face=b"", prompt="portrait photo of a person", steps=STEPS, seed=0)
+"""The request that is measured; its person has a face of random numbers in the middle of the picture."""
 FACE = ((0.38, 0.42), (0.62, 0.42), (0.5, 0.55), (0.41, 0.68), (0.59, 0.68))  # keypoints in parts of the picture
 
 
@@ -69,12 +71,17 @@ class Measured:
     @property
     def rate(self) -> float:
         """The most calls of one picture that are done in the time of one, with the slots that do most."""
-        return max(slots / cost for slots, cost in self.slot_costs.items())
+        return best_rate(self.slot_costs)
 
     @property
     def shapes(self) -> dict[int, LoopShape]:
         """Of lanes for the default size, by slots."""
         return {slots: replace(self.loop.shape, slots=slots) for slots in self.slot_costs}
+
+
+def best_rate(costs: Mapping[int, float]) -> float:
+    """Calls of one picture in the time of one, with the slots that do most for what their lane's call costs."""
+    return max(slots / cost for slots, cost in costs.items())
 
 
 def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = None) -> Measured:
@@ -107,24 +114,20 @@ def measure(maker: PictureMaker, slots: int | None = None, lanes: int | None = N
     )
 
 
-NOBODYS = GenerateRequest(face=b"", prompt="portrait photo of a person", steps=STEPS, seed=0)
-"""The request that is measured; its person has a face of random numbers in the middle of the picture."""
-
-
 def nobodys_inputs(maker: PictureMaker) -> SlotInputs:
-    """Its slot's inputs, always the same."""
+    """The inputs of a slot for :data:`NOBODYS`, always the same."""
     table, guidance_batch = request_table(NOBODYS, maker.bundle.scheduler), maker.shape(NOBODYS, 1).guidance_batch
     maker.clock.restart()
-    return maker.kept(maker.condition(_nobody(maker, NOBODYS), table, guidance_batch)[0][0])
+    return maker.kept(maker.condition(_nobody(maker), table, guidance_batch)[0][0])
 
 
-def _nobody(maker: PictureMaker, request: GenerateRequest) -> Prepared:
-    width, height = maker.size(request)
+def _nobody(maker: PictureMaker) -> Prepared:
+    width, height = maker.size(NOBODYS)
     keypoints = np.array(FACE, np.float32) * np.array([width, height], np.float32)
     embedding = np.random.default_rng(0).standard_normal(maker.bundle.dims.face_embedding_width).astype(np.float32)
     region = np.ones((height, width), np.float32)
     identity = Identity(embedding, draw_keypoints(keypoints, width, height), region, keypoints, ())
-    return Prepared(request, request.prompt, None, 0, width, height, identity)
+    return Prepared(NOBODYS, NOBODYS.prompt, None, 0, width, height, identity)
 
 
 def _find_no_face(maker: PictureMaker) -> None:

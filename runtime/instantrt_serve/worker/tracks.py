@@ -23,6 +23,7 @@ from instantrt_serve.worker.measure import (
     LEAST_GAIN,
     MEMORY_SHARE,
     Measured,
+    best_rate,
     free_bytes,
     least_ms,
     nobodys_inputs,
@@ -50,7 +51,7 @@ class Tracks:
     @property
     def rate(self) -> float:
         """As :attr:`Measured.rate`, on all tracks together."""
-        return self.count * max(slots / cost for slots, cost in self.costs.items())
+        return self.count * best_rate(self.costs)
 
     def lane(self, whole: DenoiseLoop) -> LaneLoops:
         """The loops of a lane, of which this is the one on the whole device; that on a track is not loaded yet."""
