@@ -1,4 +1,4 @@
-"""What every answer has, whoever makes it: a request id, the credits left, safe headers, a log line and a count."""
+"""What every answer has, whoever makes it: a request id, credits left, its time, safe headers, a log line, a count."""
 
 from __future__ import annotations
 
@@ -126,6 +126,7 @@ class _Answer:
                 headers.setdefault(name, value)
             headers["x-request-id"] = self._note.request_id
             headers["x-remaining-credits"] = str(self._note.credits)
+            headers.setdefault("server-timing", f"total;dur={(time.monotonic() - self._note.began_s) * 1e3:.1f}")
         await self._send(message)
 
 

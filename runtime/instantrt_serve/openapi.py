@@ -19,14 +19,14 @@ COMMON = {
         "description": "of the key, without what is reserved; 0 without a valid key",
         "schema": {"type": "integer", "minimum": 0},
     },
+    "server-timing": {
+        "description": "milliseconds until the answer began, `total`; with pictures by stage, too",
+        "schema": {"type": "string"},
+    },
 }
 OF_PICTURES = {
     "x-seed": {"description": "the seed used", "schema": {"type": "integer"}},
     "x-model": {"description": "what the bundle calls itself", "schema": {"type": "string"}},
-    "server-timing": {
-        "description": "milliseconds by stage, and in all",
-        "schema": {"type": "string"},
-    },
 }
 EXAMPLE_ERROR = {
     "code": "request",

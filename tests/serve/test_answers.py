@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,7 @@ async def test_every_answer_has_a_request_id_the_credits_and_safe_headers(serve:
     for answer in answers:
         assert len(answer.headers["x-request-id"]) == 32
         assert answer.headers["x-remaining-credits"] == "0"
+        assert re.fullmatch(r"total;dur=\d+\.\d", answer.headers["server-timing"])
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["x-frame-options"] == "DENY"
         assert answer.headers["referrer-policy"] == "no-referrer"

@@ -104,7 +104,8 @@ class Clients:
     def _refused(self, asked: Asked, sent_s: float, answer: httpx.Response) -> Answer:
         outcome = REFUSED if answer.status_code in BUSY else FAILED
         detail = f"{answer.status_code} {answer.text[:300]}"
-        return Answer(asked, outcome, sent_s, self._now_s(), (), (answer.headers["x-request-id"],), detail)
+        server_ms = server_timing(answer.headers["server-timing"])["total"]
+        return Answer(asked, outcome, sent_s, self._now_s(), (), (answer.headers["x-request-id"],), detail, server_ms)
 
     def headers(self, asked: Asked) -> dict[str, str]:
         """The key of the account that asks."""

@@ -31,6 +31,7 @@ class Answer:
         files: of the pictures, as base64.
         charges: ids under which the server may have charged it: one, or it was done more than once.
         detail: status and code of an answer without pictures.
+        server_ms: of an answer without pictures, what the server says that it took.
     """
 
     asked: Asked
@@ -40,6 +41,7 @@ class Answer:
     files: tuple[str, ...] = ()
     charges: tuple[str, ...] = ()
     detail: str = ""
+    server_ms: float | None = None
 
     @property
     def latency_ms(self) -> float:

@@ -38,6 +38,7 @@ def run_overload(server: Server, photo: bytes, seconds: float) -> dict[str, Any]
     answers, peak_bytes = asyncio.run(_exceed(server, clients, seconds, 1e3 / alone_ms * FACTOR))
     afterwards_ms = _alone_ms(clients)
     refused = [answer.latency_ms for answer in answers if answer.outcome == REFUSED]
+    refused_by_server = [a.server_ms for a in answers if a.outcome == REFUSED and a.server_ms is not None]
     done = [answer.latency_ms for answer in answers if answer.outcome == DONE]
     return {
         "alone_ms": round(alone_ms, 1),
@@ -51,6 +52,7 @@ def run_overload(server: Server, photo: bytes, seconds: float) -> dict[str, Any]
         "deadline_ms": server.settings["timeout_s"] * 1e3,
         "refused_p50_ms": round(percentile(refused, 50), 1) if refused else None,
         "refused_p99_ms": round(percentile(refused, 99), 1) if refused else None,
+        "refused_server_p99_ms": round(percentile(refused_by_server, 99), 1) if refused_by_server else None,
         "memory_before_bytes": before.memory_bytes,
         "memory_peak_bytes": peak_bytes,
         "alone_afterwards_ms": round(afterwards_ms, 1),
