@@ -52,7 +52,7 @@ check: $(INSTALLED) $(TYPINGS)
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
 
-# SDXL's dimensions, random weights: export and plans of all networks. About 25 minutes, 13 GB of memory, 21 GB of disk.
+# SDXL's dimensions, random weights: export and plans of all networks. 10 to 25 minutes, 13 GB of memory, 21 GB of disk.
 full-size: $(INSTALLED)
 	$(RUN) -m instantrt_bench.full_size --out $(OUT)/full-size
 

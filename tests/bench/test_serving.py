@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import httpx
 import pytest
 
 from instantrt import GenerateRequest
 from instantrt_bench.cases.portrait import portrait_jpeg
 from instantrt_bench.serving.alone import runtime_fields
 from instantrt_bench.serving.books import Charge, credit_error
-from instantrt_bench.serving.client import server_timing
+from instantrt_bench.serving.client import Clients, server_timing
 from instantrt_bench.serving.load import run_load
 from instantrt_bench.serving.mix import Asked, Mix
-from instantrt_bench.serving.outcome import CANCELLED, DONE, FAILED, Answer, fifo_latency_ms, short_wait_ratio
+from instantrt_bench.serving.outcome import CANCELLED, DONE, FAILED, REFUSED, Answer, fifo_latency_ms, short_wait_ratio
 from instantrt_bench.serving.server import Server
 
 
@@ -73,6 +75,18 @@ def test_credits_that_are_not_where_they_belong_are_counted(
 
 def test_server_timing_is_read() -> None:
     assert server_timing("queue;dur=1.5, denoise;dur=20.0") == {"queue": 1.5, "denoise": 20.0}
+
+
+def test_a_refusal_keeps_the_time_that_the_server_says() -> None:
+    headers = {"server-timing": "total;dur=4.5", "x-request-id": "a"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(429, headers=headers, text="full"))
+
+    async def refused() -> Answer:
+        async with httpx.AsyncClient(base_url="http://server", transport=transport) as http:
+            return await Clients("http://server", ["key"], {"photo": b"photo"}).send(http, asked("a", 4))
+
+    got = asyncio.run(refused())
+    assert (got.outcome, got.server_ms, got.detail) == (REFUSED, 4.5, "429 full")
 
 
 def test_nothing_is_lost_mixed_up_or_charged_wrongly_in_a_short_run(nano_bundle: Path, tmp_path: Path) -> None:
