@@ -18,7 +18,7 @@ from instantrt_serve import command, options
 from instantrt_serve.app import create_app
 from instantrt_serve.config import ServeConfig, load_config
 from instantrt_serve.options import DATABASE, ConfigError, is_loopback
-from instantrt_serve.run_serve import ListenError, serve, worker_of
+from instantrt_serve.run_serve import ListenError, listening, serve, worker_of
 from instantrt_serve.worker.__main__ import parser as worker_parser
 from serve.fake_worker import FakeWorker
 
@@ -141,6 +141,13 @@ def test_a_port_that_is_taken_is_told(folder: Path) -> None:
         with pytest.raises(ListenError, match="cannot listen"):
             serve(app, config)
         app.state.service.database.close()
+
+
+def test_answers_do_not_wait_until_the_client_has_acknowledged_their_first_packet() -> None:
+    with listening(ServeConfig(port=0)) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_declaring_the_commands_imports_no_package_of_the_extra() -> None:
