@@ -46,6 +46,11 @@ class Note:
     job: str | None = None
     began_s: float = field(default_factory=time.monotonic)
 
+    @property
+    def seconds(self) -> float:
+        """Since its head had been read."""
+        return time.monotonic() - self.began_s
+
 
 def note_of(scope: Scope) -> Note:
     """Of the request that is being answered."""
@@ -84,7 +89,6 @@ class Envelope:
             return
         note = scope[NOTE] = Note(uuid.uuid4().hex)
         answer = _Answer(send, note, self._headers)
-        began = time.perf_counter()
         try:
             await self._checked(scope)(scope, receive, answer.send)
         except Exception as error:  # a bug of ours
@@ -92,7 +96,7 @@ class Envelope:
             if answer.status == 0:
                 await error_response(internal_error(), note)(scope, receive, answer.send)
         finally:
-            self._note(scope, note, answer.status, time.perf_counter() - began)
+            self._note(scope, note, answer.status, note.seconds)
 
     def _checked(self, scope: Scope) -> ASGIApp:
         """What answers: the app, or a refusal."""
@@ -126,7 +130,7 @@ class _Answer:
                 headers.setdefault(name, value)
             headers["x-request-id"] = self._note.request_id
             headers["x-remaining-credits"] = str(self._note.credits)
-            headers.setdefault("server-timing", f"total;dur={(time.monotonic() - self._note.began_s) * 1e3:.1f}")
+            headers.setdefault("server-timing", f"total;dur={self._note.seconds * 1e3:.1f}")
         await self._send(message)
 
 
